@@ -1,0 +1,138 @@
+// Package storage is the contract between lifeboat and a place for bytes.
+//
+// A Store is dumb on purpose: it knows nothing of chains, manifests or
+// encryption. Everything above it relies on two promises only, durability and
+// atomic creation, which are spelled out on the methods. The backends live in
+// storage/local, storage/s3 and storage/memory; each passes the suite in
+// storage/storetest.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Store keeps named, immutable byte strings. All methods are safe for
+// concurrent use, honour their context, and report failures by wrapping one of
+// this package's sentinel errors where one fits.
+type Store interface {
+	// Put creates or replaces the object name with all of r. When it returns
+	// nil the object is durable and visible whole. An error that wraps ErrExist
+	// or ErrInvalidName means that nothing was written; after any other error
+	// the object is either visible whole or not visible at all, and the caller
+	// must look to know which.
+	//
+	// An error from r aborts the Put and leaves nothing visible. Put never
+	// closes r.
+	Put(ctx context.Context, name string, r io.Reader, opts PutOptions) error
+
+	// Open returns the bytes of an object, or of a range of it. The Info is of
+	// the whole object. The caller closes the reader. A missing object is
+	// ErrNotExist. A read that ends early without an error is forbidden: a
+	// backend returns io.ErrUnexpectedEOF instead.
+	Open(ctx context.Context, name string, rng Range) (io.ReadCloser, Info, error)
+
+	// List yields every object whose name begins with prefix, in ascending
+	// byte order of the names. The prefix is a plain string, not a folder.
+	// An error ends the sequence.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+
+	// Delete removes an object. A missing one is not an error. On a versioned
+	// store the object is no longer visible, whether or not bytes remain.
+	Delete(ctx context.Context, name string) error
+}
+
+// Info describes one object.
+type Info struct {
+	Name     string
+	Size     int64     // bytes as stored
+	Modified time.Time // by the store's clock
+}
+
+// Range selects a part of an object. The zero value is the whole object.
+type Range struct {
+	Offset int64 // first byte, 0 or more
+	Length int64 // bytes; 0 means to the end
+}
+
+// PutOptions changes how Put creates an object. The zero value replaces
+// whatever is there.
+type PutOptions struct {
+	// IfAbsent makes the create conditional: if the name exists already, Put
+	// fails with ErrExist and changes nothing. It is atomic against every
+	// other writer of the store.
+	IfAbsent bool
+
+	// RetainUntil, if not zero, asks the store to refuse deletion of the object
+	// before that time (S3 Object Lock). A store that can't protect objects
+	// ignores it.
+	RetainUntil time.Time
+}
+
+// Versioned is implemented by stores that keep the earlier contents of an
+// object. Readers use it to fall back to a version that verifies when the
+// current one was overwritten or hidden by a delete marker.
+type Versioned interface {
+	// Versions yields the stored versions of one object, newest first. Delete
+	// markers are left out. A store with versioning off yields nothing.
+	Versions(ctx context.Context, name string) iter.Seq2[Version, error]
+
+	// OpenVersion opens one version whole.
+	OpenVersion(ctx context.Context, v Version) (io.ReadCloser, Info, error)
+}
+
+// Version names one stored content of an object.
+type Version struct {
+	Info
+	ID string // opaque; means something to the store that gave it
+}
+
+// What a caller may branch on. Backends wrap these; provider error types
+// never leave a backend.
+var (
+	ErrNotExist    = errors.New("object does not exist")
+	ErrExist       = errors.New("object exists already")
+	ErrInvalidName = errors.New("invalid object name")
+	ErrPermission  = errors.New("not permitted by the store")
+	ErrProtected   = errors.New("object is protected from deletion")
+	ErrFull        = errors.New("no space left in the store")
+)
+
+// MaxNameLength is the longest object name in bytes: S3's limit of 1024 less
+// 124 for a configured prefix.
+const MaxNameLength = 900
+
+// CheckName reports whether name is one that every backend accepts: relative,
+// slash-separated, clean (no empty, "." or ".." element), at most
+// MaxNameLength bytes of printable UTF-8, with no element longer than 255
+// bytes and no backslash. The error wraps ErrInvalidName.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%w: empty", ErrInvalidName)
+	case len(name) > MaxNameLength:
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrInvalidName, len(name), MaxNameLength)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("%w: %q is not UTF-8", ErrInvalidName, name)
+	case name[0] == '/' || path.Clean(name) != name || name == "." || name == ".." || strings.HasPrefix(name, "../"):
+		return fmt.Errorf("%w: %q is not a clean relative path", ErrInvalidName, name)
+	}
+	for _, r := range name {
+		if r < ' ' || r == 0x7f || r == '\\' {
+			return fmt.Errorf("%w: %q holds %q", ErrInvalidName, name, r)
+		}
+	}
+	for element := range strings.SplitSeq(name, "/") {
+		if len(element) > 255 {
+			return fmt.Errorf("%w: an element of %d bytes, limit 255", ErrInvalidName, len(element))
+		}
+	}
+	return nil
+}
