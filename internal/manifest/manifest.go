@@ -10,6 +10,7 @@ package manifest
 import (
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -84,9 +85,9 @@ func (id EtcdID) MarshalText() ([]byte, error) { return []byte(id.String()), nil
 
 // UnmarshalText reads the text form.
 func (id *EtcdID) UnmarshalText(text []byte) error {
-	var v uint64
-	if _, err := fmt.Sscanf(string(text), "%x", &v); err != nil {
-		return fmt.Errorf("etcd id %q: %w", text, err)
+	v, err := strconv.ParseUint(string(text), 16, 64)
+	if err != nil {
+		return fmt.Errorf("etcd id: %w", err)
 	}
 	*id = EtcdID(v)
 	return nil
@@ -94,8 +95,7 @@ func (id *EtcdID) UnmarshalText(text []byte) error {
 
 // Manifest describes one committed backup. Its field order is the order of
 // the canonical bytes, so a change of order is a change of format. Times are
-// UTC in whole milliseconds. Lists are written even when empty only where
-// omitempty is missing.
+// UTC in whole milliseconds. Empty lists are left out. Check has the rules.
 type Manifest struct {
 	Format         int        `json:"format"`
 	Cluster        string     `json:"cluster"` // name-id, as in the store
@@ -160,7 +160,7 @@ type Etcd struct {
 	AuthRevision    uint64   `json:"authRevision"`
 	RaftIndex       uint64   `json:"raftIndex"`
 	RaftTerm        uint64   `json:"raftTerm"`
-	Members         []Member `json:"members"`
+	Members         []Member `json:"members,omitempty"`
 	Alarms          []string `json:"alarms,omitempty"`
 	Keys            int64    `json:"keys"`                 // live keys
 	DBBytes         int64    `json:"dbBytes"`              // the database file without its hash trailer
@@ -172,8 +172,8 @@ type Etcd struct {
 type Member struct {
 	ID         EtcdID   `json:"id"`
 	Name       string   `json:"name"`
-	PeerURLs   []string `json:"peerURLs"`
-	ClientURLs []string `json:"clientURLs"`
+	PeerURLs   []string `json:"peerURLs,omitempty"`
+	ClientURLs []string `json:"clientURLs,omitempty"`
 	Learner    bool     `json:"learner,omitempty"`
 }
 
@@ -220,7 +220,7 @@ type Proof struct {
 
 // Object is one data object that a manifest commits.
 type Object struct {
-	Name      string `json:"name"` // below the cluster's folder
+	Name      string `json:"name"` // below the cluster's folder: <chain>/data/<id>/<file>
 	Role      Role   `json:"role"`
 	Size      int64  `json:"size"`   // bytes as stored
 	SHA256    Hash   `json:"sha256"` // of the bytes as stored
