@@ -116,7 +116,8 @@ func Write(ctx context.Context, r io.Reader, opts Options) (Result, error) {
 	}
 	if opts.Check != nil {
 		if err := opts.Check(ctx, s.DBPath()); err != nil {
-			return Result{}, fmt.Errorf("check the received database: %w", err)
+			// A wrong trailer explains whatever else was found.
+			return Result{}, errors.Join(s.Verified(), fmt.Errorf("check the received database: %w", err))
 		}
 	}
 	if err := s.Finish(ctx); err != nil {

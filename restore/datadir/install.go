@@ -41,7 +41,7 @@ type journal struct {
 // without an atomic exchange (RENAME_EXCHANGE) has a moment with neither; the
 // next Begin on the data directory, or Recover, then puts the new one there.
 func (s *Staging) Install(ctx context.Context) (Result, error) {
-	if s.bytes == 0 || s.lock == nil {
+	if !s.finished || s.lock == nil {
 		return Result{}, errors.New("install a member: not finished")
 	}
 	member, staged := filepath.Join(s.dataDir, "member"), filepath.Join(s.dir, "member")
@@ -93,7 +93,7 @@ func (s *Staging) Install(ctx context.Context) (Result, error) {
 		ClusterID: uint64(s.cluster.ID()),
 		MemberID:  uint64(s.self),
 		Members:   len(s.cluster.MemberIDs()),
-		Bytes:     s.bytes,
+		Bytes:     s.got.bytes,
 		Last:      s.revs.last,
 		Revision:  s.revs.now,
 	}, nil

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
@@ -32,17 +33,18 @@ type Staging struct {
 	// data directory and what became of it.
 	Recovered []string
 
-	opts    Options
-	cluster *membership.RaftCluster
-	self    types.ID
-	dataDir string
-	created bool // we made dataDir
-	dir     string
-	lock    *os.File
-	owner   *Owner
-	synced  chan error // the first sync of the database, under way
-	bytes   int64
-	revs    revisions
+	opts     Options
+	cluster  *membership.RaftCluster
+	self     types.ID
+	dataDir  string
+	created  bool // we made dataDir
+	dir      string
+	lock     *os.File
+	owner    *Owner
+	synced   func() error // waits for the first sync of the database
+	got      *received
+	finished bool
+	revs     revisions
 }
 
 // Begin checks the options, the data directory and the free space, finishes
@@ -136,33 +138,43 @@ func (s *Staging) openDataDir() error {
 // DBPath is the path of the new member's database.
 func (s *Staging) DBPath() string { return filepath.Join(s.dir, "member", "snap", "db") }
 
-// Receive reads the snapshot, trailer included, into the new member's database
-// and checks the trailer. The write-ahead log is made meanwhile.
+// Receive reads the snapshot, trailer included, into the new member's
+// database. The write-ahead log is made meanwhile. When it returns, the hash
+// and the disk may still be at work, so that the caller can look at the
+// database in that time; Verified and Finish wait for the verdict.
 func (s *Staging) Receive(ctx context.Context, r io.Reader) error {
 	raft := make(chan error, 1)
 	go func() {
 		member := filepath.Join(s.dir, "member")
 		raft <- writeRaft(filepath.Join(member, "wal"), filepath.Join(member, "snap"), s.cluster, s.self)
 	}()
-	n, err := Receive(ctx, s.DBPath(), r, s.opts.Size, func(done int64) {
+	got, err := receive(ctx, s.DBPath(), r, s.opts.Size, func(done int64) {
 		s.opts.reach("receiving")
 		if s.opts.Progress != nil {
 			s.opts.Progress(done)
 		}
 	})
+	s.got = got
 	if rerr := <-raft; err == nil {
 		err = rerr
 	}
 	if err != nil {
 		return err
 	}
-	s.bytes = n
-	// What is left to write goes to the disk while the caller looks at the
-	// database.
-	s.synced = make(chan error, 1)
-	go func() { s.synced <- syncFile(s.DBPath()) }()
+	synced := make(chan error, 1)
+	go func() { synced <- syncFile(s.DBPath()) }()
+	s.synced = sync.OnceValue(func() error { return <-synced })
 	s.opts.reach("received")
 	return nil
+}
+
+// Verified waits until the whole snapshot is hashed and says whether its
+// trailer is right; ErrDamaged if not.
+func (s *Staging) Verified() error {
+	if s.got == nil {
+		return errors.New("verify a snapshot: none was received")
+	}
+	return s.got.wait()
 }
 
 // Finish edits the database and makes the new member whole and durable. It
@@ -171,9 +183,10 @@ func (s *Staging) Finish(ctx context.Context) (err error) {
 	if s.synced == nil {
 		return errors.New("finish a member: no snapshot was received")
 	}
-	if err := s.waitSynced(); err != nil {
+	if err := errors.Join(s.Verified(), s.synced()); err != nil {
 		return err
 	}
+	s.opts.reach("verified")
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -201,19 +214,9 @@ func (s *Staging) Finish(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("finish the new member: %w", err)
 	}
+	s.finished = true
 	s.opts.reach("finished")
 	return nil
-}
-
-func (s *Staging) waitSynced() error {
-	if s.synced == nil {
-		return nil
-	}
-	err, open := <-s.synced
-	if open {
-		close(s.synced)
-	}
-	return err
 }
 
 // Abort removes the staging folder if the new member is not installed, and
@@ -225,7 +228,13 @@ func (s *Staging) Abort() error {
 	}
 	var err error
 	if s.dir != "" {
-		_ = s.waitSynced()
+		// What still works on the files must be done with them first.
+		if s.got != nil {
+			s.got.stop()
+		}
+		if s.synced != nil {
+			_ = s.synced()
+		}
 		_, err = recoverOne(s.dataDir, s.dir)
 	}
 	s.removeStagingRoot()
