@@ -1,0 +1,203 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Discovery is how to reach the etcd that a node's API server uses, and where
+// its data lies. File names are the host's own, absolute.
+type Discovery struct {
+	Kind          string   `json:"kind"` // "stacked", "external", "k3s", "rke2", "k0s"
+	EtcdEndpoints []string `json:"etcdEndpoints"`
+	CAFile        string   `json:"caFile,omitempty"`
+	CertFile      string   `json:"certFile,omitempty"`
+	KeyFile       string   `json:"keyFile,omitempty"`
+	// EtcdServersOverrides are the API server's, as written: separate etcds for
+	// some resources, each "/resource#url;url".
+	EtcdServersOverrides []string `json:"etcdServersOverrides"`
+
+	Name           string `json:"name,omitempty"`           // of the member in a static pod
+	DataDir        string `json:"dataDir,omitempty"`        // of it
+	PeerURLs       string `json:"peerURLs,omitempty"`       // that it advertises
+	InitialCluster string `json:"initialCluster,omitempty"` // as when it joined: may be out of date
+	Image          string `json:"image,omitempty"`          // whose tag tells etcd's version
+}
+
+// ErrNoEtcd says that nothing below the root tells where etcd is.
+var ErrNoEtcd = errors.New("no etcd was found in the static pods")
+
+// Discover reads the static pods below root. The file names it returns are
+// joined with root, so that this process can open them.
+func Discover(root string) (*Discovery, error) {
+	t, err := openTree(root)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	d := discover(t, readPods(t))
+	if d == nil {
+		return nil, fmt.Errorf("look for etcd below %s: %w", root, ErrNoEtcd)
+	}
+	for _, file := range []*string{&d.CAFile, &d.CertFile, &d.KeyFile, &d.DataDir} {
+		if *file == "" {
+			continue
+		}
+		// A link on the way would lead out of the root when another process follows it.
+		if place, err := t.resolve(*file); err == nil {
+			*file = filepath.Join(root, filepath.FromSlash(place.Name))
+		} else {
+			*file = filepath.Join(root, *file)
+		}
+	}
+	return d, nil
+}
+
+// readPods parses the static pods in the usual folders and in the kubelet's.
+func readPods(t *tree) []staticPod {
+	var pods []staticPod
+	folders := append([]string(nil), manifestFolders...)
+	if p := staticPodPath(t); p != "" && !slices.Contains(folders, p) {
+		folders = append(folders, p)
+	}
+	for _, folder := range folders {
+		place, err := t.resolve(folder)
+		if err != nil || place.Missing {
+			continue
+		}
+		names, err := t.folder(place.Name, defaultFiles)
+		if err != nil {
+			continue
+		}
+		for _, name := range names {
+			if strings.HasPrefix(name, ".") {
+				continue
+			}
+			file, err := t.resolve(path.Join(place.Name, name))
+			if err != nil || file.Missing {
+				continue
+			}
+			got, err := t.read(file.Name, parseLimit, parseLimit)
+			if err != nil {
+				continue
+			}
+			if pod, ok := parsePod(file.Name, got.data); ok {
+				pods = append(pods, pod)
+			}
+		}
+	}
+	return pods
+}
+
+// discover looks at the etcd and kube-apiserver pods, and else at the
+// distributions that run both in one process. It returns nil when there is none.
+func discover(t *tree, pods []staticPod) *Discovery {
+	var etcd, api *container
+	for i := range pods {
+		for j := range pods[i].containers {
+			c := &pods[i].containers[j]
+			switch {
+			case c.runs("kube-apiserver"):
+				api = c
+			case c.runs("etcd") && c.option("data-dir") != "":
+				etcd = c
+			}
+		}
+	}
+	d := &Discovery{EtcdServersOverrides: []string{}}
+	if api != nil {
+		d.EtcdServersOverrides = list(api.option("etcd-servers-overrides"))
+		d.EtcdEndpoints = list(api.option("etcd-servers"))
+		d.CAFile = onHost(api, "etcd-cafile")
+		d.CertFile = onHost(api, "etcd-certfile")
+		d.KeyFile = onHost(api, "etcd-keyfile")
+		d.Kind = "external"
+	}
+	if etcd != nil {
+		d.Kind = "stacked"
+		d.Name, d.InitialCluster, d.PeerURLs, d.Image = etcd.option("name"), etcd.option("initial-cluster"), etcd.option("initial-advertise-peer-urls"), etcd.image
+		d.DataDir = onHost(etcd, "data-dir")
+		d.EtcdEndpoints = endpoints(etcd)
+		ca := onHost(etcd, "trusted-ca-file")
+		if ca != "" {
+			d.CAFile = ca
+			// kubeadm keeps a client certificate for probes beside the authority.
+			cert, key := path.Join(path.Dir(ca), "healthcheck-client.crt"), path.Join(path.Dir(ca), "healthcheck-client.key")
+			if exists(t, cert) && exists(t, key) {
+				d.CertFile, d.KeyFile = cert, key
+			}
+		}
+	}
+	if len(d.EtcdEndpoints) > 0 {
+		return d
+	}
+	for _, in := range []struct{ kind, dir, ca, cert, key string }{
+		{"rke2", "/var/lib/rancher/rke2/server/tls/etcd", "server-ca.crt", "client.crt", "client.key"},
+		{"k3s", "/var/lib/rancher/k3s/server/tls/etcd", "server-ca.crt", "client.crt", "client.key"},
+		{"k0s", "/var/lib/k0s/pki", "etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"},
+	} {
+		if ca := path.Join(in.dir, in.ca); exists(t, ca) {
+			return &Discovery{
+				Kind: in.kind, EtcdEndpoints: []string{"https://127.0.0.1:2379"}, EtcdServersOverrides: []string{},
+				CAFile: ca, CertFile: path.Join(in.dir, in.cert), KeyFile: path.Join(in.dir, in.key),
+			}
+		}
+	}
+	return nil
+}
+
+// endpoints prefers a loopback address that etcd listens on: it is there
+// whatever becomes of the machine's network.
+func endpoints(etcd *container) []string {
+	for _, e := range list(etcd.option("listen-client-urls")) {
+		u, err := url.Parse(e)
+		if err != nil {
+			continue
+		}
+		switch a, err := netip.ParseAddr(u.Hostname()); {
+		case err != nil && u.Hostname() == "localhost", err == nil && a.IsLoopback():
+			return []string{e}
+		case err == nil && a.IsUnspecified():
+			u.Host = net.JoinHostPort("127.0.0.1", u.Port())
+			return []string{u.String()}
+		}
+	}
+	if urls := list(etcd.option("advertise-client-urls")); len(urls) > 0 {
+		return urls
+	}
+	return list(etcd.option("listen-client-urls"))
+}
+
+func list(value string) []string {
+	return strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+}
+
+// onHost returns where the file that an option names lies on the host.
+func onHost(c *container, option string) string {
+	value := c.option(option)
+	if value == "" {
+		return ""
+	}
+	host, ok := c.view.host(value)
+	if !ok {
+		return ""
+	}
+	return host
+}
+
+func exists(t *tree, p string) bool {
+	place, err := t.resolve(p)
+	if err != nil || place.Missing {
+		return false
+	}
+	_, err = t.root.Lstat(place.Name)
+	return !errors.Is(err, fs.ErrNotExist)
+}
