@@ -1,0 +1,269 @@
+package repository
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/storage"
+)
+
+// PruneOptions changes what a prune accepts.
+type PruneOptions struct {
+	// AcceptLosses prunes a chain that has failures. Its new index leaves out
+	// what is missing, so that the chain verifies again: an operator's decision
+	// after looking at the report, never a program's.
+	AcceptLosses bool
+}
+
+// Pruned says what a prune manifest names.
+type Pruned struct {
+	Commit  *Committed    // nil: there was nothing to prune
+	Removed []manifest.ID // backups
+	Dropped []manifest.ID // uncommitted ids, whose writers must give up
+	Objects []string      // data objects, below the cluster's folder
+	Bytes   int64         // of them
+}
+
+// Prune promises the deletion of the backups in remove, of what depends on them
+// alone, and of garbage that is older than any writer may be. It deletes
+// nothing: Sweep does, when the promise has stood for its time. It refuses
+// (ErrRefused) to remove the last backup of a chain or the newest proved one,
+// and a chain with failures (ErrVerification) unless told otherwise. Which
+// backups to remove is the retention policy's question.
+func (r *Repository) Prune(ctx context.Context, chain manifest.Chain, remove []manifest.ID, opts PruneOptions) (*Pruned, error) {
+	doing := fmt.Sprintf("prune %s in %s", chain, r.opts.Name)
+	id, err := manifest.NewID(r.opts.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	var plan *prunePlan
+	c := &commit{
+		r: r, chain: chain, id: id, created: r.now(), depth: depth{signatures: true},
+		// Whoever loses the race for the head reads again, and decides again.
+		draft: func(v *View) (*manifest.Manifest, error) {
+			if plan, err = r.planPrune(ctx, v, remove, opts); err != nil || plan == nil {
+				return nil, err
+			}
+			return plan.manifest(id, r.now(), r.opts.Writer), nil
+		},
+	}
+	done, err := c.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	if done == nil {
+		return &Pruned{}, nil
+	}
+	return &Pruned{Commit: done, Removed: plan.removed, Dropped: plan.drop, Objects: plan.objects, Bytes: plan.bytes}, nil
+}
+
+// prunePlan is what a prune manifest will say.
+type prunePlan struct {
+	chain   manifest.Chain
+	base    manifest.Sequence
+	entries []manifest.Entry // manifests to delete, ascending
+	index   []manifest.Entry // live afterwards
+	objects []string
+	bytes   int64
+	drop    []manifest.ID
+	removed []manifest.ID
+}
+
+func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) *manifest.Manifest {
+	return &manifest.Manifest{
+		Chain: p.chain, Kind: manifest.KindPrune, ID: id, Created: now, Writer: by, Index: p.index,
+		Prune: &manifest.Prune{Base: p.base, Manifests: p.entries, Objects: p.objects, Drop: p.drop},
+	}
+}
+
+// planPrune decides for one view. It returns nil if there is nothing to do.
+func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.ID, opts PruneOptions) (*prunePlan, error) {
+	if failures := v.Failures(); len(failures) > 0 && !opts.AcceptLosses {
+		return nil, &VerificationError{Doing: "a chain with failures is not pruned, since that would hide them", Problems: failures}
+	}
+	if err := v.mayRemove(remove); err != nil {
+		return nil, err
+	}
+	listed := &listing{}
+	for info, err := range r.store.List(ctx, r.stored(string(v.Chain)+"/data/")) {
+		if err != nil {
+			return nil, fmt.Errorf("list data objects: %w", err)
+		}
+		listed.add(r.cluster, info)
+	}
+	data := listed.chain(v.Chain).data
+	p := &prunePlan{chain: v.Chain}
+	p.chooseManifests(v, remove, r.now(), func(name string) bool { return present(data, r.stored(name)) })
+	p.chooseObjects(v, data, r.now(), func(name string) string { return trimCluster(r.cluster, name) })
+	next, _ := v.st.next()
+	p.base = next
+	if len(p.index) > 0 {
+		p.base = p.index[0].Sequence
+	}
+	losses := opts.AcceptLosses && len(v.Failures()) > 0
+	if len(p.entries) == 0 && len(p.objects) == 0 && !losses {
+		return nil, nil
+	}
+	return p, nil
+}
+
+// mayRemove refuses to remove what must stay.
+func (v *View) mayRemove(remove []manifest.ID) error {
+	for _, id := range remove {
+		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool { return e.ID == id && e.Kind != manifest.KindPrune }) {
+			return fmt.Errorf("remove backup %s: %w", id, ErrNothing)
+		}
+	}
+	backups := v.Backups()
+	left := slices.DeleteFunc(slices.Clone(backups), func(b Backup) bool { return slices.Contains(remove, b.ID) })
+	if len(backups) > 0 && len(left) == 0 {
+		return fmt.Errorf("%w: no backup of %s would be left", ErrRefused, v.Chain)
+	}
+	for _, b := range slices.Backward(backups) {
+		if !b.Proved {
+			continue
+		}
+		if slices.Contains(remove, b.ID) {
+			return fmt.Errorf("%w: %s is the newest proved backup of %s", ErrRefused, b.ID, v.Chain)
+		}
+		break
+	}
+	return nil
+}
+
+// chooseManifests sorts the chain's manifests into those that go and those
+// that stay: removed backups and their proofs go, prunes go when all they
+// promised is done, and so does what is stored and does not count.
+func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time, there func(string) bool) {
+	proofOf := map[manifest.ID]manifest.ID{}
+	pending := map[manifest.Sequence]bool{} // named by a prune that stays
+	for _, m := range v.Manifests {
+		if m.Proof != nil {
+			proofOf[m.ID] = m.Proof.Of
+		}
+	}
+	live := map[manifest.ID]bool{}
+	for _, e := range v.st.live {
+		live[e.ID] = !slices.Contains(remove, e.ID)
+	}
+	for _, e := range v.st.live {
+		of, isProof := proofOf[e.ID]
+		switch m := v.at(e.Sequence); {
+		case !live[e.ID]:
+			p.removed = append(p.removed, e.ID)
+		case isProof && !live[of]:
+		case m != nil && m.Prune != nil && v.done(m, now, there):
+		default:
+			p.index = append(p.index, e)
+			if m != nil && m.Prune != nil {
+				for _, named := range m.Prune.Manifests {
+					pending[named.Sequence] = true
+				}
+			}
+			continue
+		}
+		p.entries = append(p.entries, e)
+	}
+	for _, seq := range v.st.order { // stored, valid, and no part of the chain
+		s := v.st.slots[seq]
+		if s.m != nil && !v.st.counts[seq] && !pending[seq] {
+			p.entries = append(p.entries, entryOf(s))
+		}
+	}
+	slices.SortFunc(p.entries, func(a, b manifest.Entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
+}
+
+func (v *View) at(seq manifest.Sequence) *Loaded {
+	i, ok := slices.BinarySearchFunc(v.Manifests, seq, func(m Loaded, seq manifest.Sequence) int { return cmp.Compare(m.Sequence, seq) })
+	if !ok {
+		return nil
+	}
+	return &v.Manifests[i]
+}
+
+// done reports whether a prune manifest has served its purpose: its time is
+// over, and nothing that it names is left.
+func (v *View) done(m *Loaded, now time.Time, there func(string) bool) bool {
+	if m.age(now) < ManifestGrace+skewMargin || slices.ContainsFunc(m.Prune.Objects, there) {
+		return false
+	}
+	return !slices.ContainsFunc(m.Prune.Manifests, func(e manifest.Entry) bool {
+		s := v.st.slots[e.Sequence]
+		return s != nil && s.m != nil
+	})
+}
+
+// chooseObjects names the data objects that go: those of manifests that go or
+// have gone, and those that no manifest named in all the time that a writer
+// has. The latter's ids are dropped: should a writer after all be alive, it
+// finds its id here, because only one of the two can create the next manifest.
+func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, now time.Time, below func(string) string) {
+	keep, gone := map[string]bool{}, map[manifest.ID]bool{}
+	for _, e := range p.entries {
+		gone[e.ID] = true
+	}
+	for _, m := range v.Manifests {
+		if m.Prune != nil { // it, or its successor in this plan, waits for the sweep
+			for _, name := range m.Prune.Objects {
+				keep[name] = true
+			}
+			for _, e := range m.Prune.Manifests {
+				gone[e.ID] = true
+			}
+		}
+	}
+	live := map[manifest.ID]bool{}
+	for _, e := range p.index {
+		live[e.ID] = true
+		if m := v.at(e.Sequence); m != nil {
+			for _, o := range m.Objects {
+				keep[o.Name] = true
+			}
+		} else { // damaged: what it names is not known, so all of it stays
+			for _, info := range data[e.ID] {
+				keep[below(info.Name)] = true
+			}
+		}
+	}
+	for id, infos := range data {
+		newest := slices.MaxFunc(infos, func(a, b storage.Info) int { return a.Modified.Compare(b.Modified) }).Modified
+		if !gone[id] && now.Sub(newest) <= GiveUpAfter+skewMargin {
+			continue
+		}
+		named := false
+		for _, info := range infos {
+			if name := below(info.Name); !keep[name] && nameable(name) {
+				p.objects, named = append(p.objects, name), true
+				p.bytes += info.Size
+			}
+		}
+		if named && !gone[id] && !live[id] {
+			p.drop = append(p.drop, id)
+		}
+	}
+	slices.Sort(p.objects)
+	slices.Sort(p.drop)
+}
+
+// nameable reports whether a prune manifest can name an object, by the
+// format's rule for a file in a backup's folder. What it can't is left alone.
+func nameable(name string) bool {
+	const alphanumeric = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	file := name[strings.LastIndexByte(name, '/')+1:]
+	return file != "" && len(file) <= 200 && file != "manifests" && file != "data" &&
+		strings.Trim(file, alphanumeric+"._-") == "" && !strings.ContainsAny(file[:1], "._-")
+}
+
+func present(data map[manifest.ID][]storage.Info, name string) bool {
+	for _, infos := range data {
+		if slices.ContainsFunc(infos, func(info storage.Info) bool { return info.Name == name }) {
+			return true
+		}
+	}
+	return false
+}
