@@ -240,29 +240,33 @@ func TestWriteEqualsEtcdutl(t *testing.T) {
 		t.Run("a snapshot of etcd "+version, func(t *testing.T) {
 			t.Parallel()
 			snapshot, revision := takeSnapshot(t, version)
-			for _, restorer := range []string{"3.6", "3.7"} {
-				for _, bump := range []uint64{0, 1_000_000_000} {
-					for _, initial := range []string{"m0=http://127.0.0.1:2380", "a=http://10.0.0.1:2380,m0=http://127.0.0.1:2380,c=http://10.0.0.3:2380"} {
-						opts := Options{Name: "m0", PeerURLs: []string{"http://127.0.0.1:2380"}, InitialCluster: initial, Token: "fresh-token", Bump: bump}
-						theirs, ours := filepath.Join(t.TempDir(), "theirs"), filepath.Join(t.TempDir(), "ours")
-						etcdutlRestore(t, restorer, snapshot, theirs, opts)
-						opts.DataDir = ours
-						res := write(t, snapshot, opts)
-						if res.Last != revision || res.Revision != revision+int64(bump) {
-							t.Errorf("revisions %d and %d, want %d and %d", res.Last, res.Revision, revision, revision+int64(bump))
-						}
-						if d := cmp.Diff(dump(t, filepath.Join(theirs, "member/snap/db")), dump(t, filepath.Join(ours, "member/snap/db"))); d != "" {
-							t.Errorf("databases differ (etcdutl %s, bump %d, %s):\n%s", restorer, bump, initial, d)
-						}
-						if d := cmp.Diff(readRaft(t, theirs), readRaft(t, ours), protocmp.Transform()); d != "" {
-							t.Errorf("raft logs differ (etcdutl %s, %s):\n%s", restorer, initial, d)
-						}
-						if restorer == "3.7" && !strings.Contains(initial, ",") {
-							sameBytes(t, theirs, ours)
-						}
-						onlyPrivate(t, ours)
-					}
+			const one, three = "m0=http://127.0.0.1:2380", "a=http://10.0.0.1:2380,m0=http://127.0.0.1:2380,c=http://10.0.0.3:2380"
+			for _, how := range []struct {
+				restorer string
+				bump     uint64
+				initial  string
+			}{
+				{"3.6", 1_000_000_000, one}, {"3.6", 0, three}, {"3.7", 1_000_000_000, one}, {"3.7", 1000, three}, {"3.7", 0, one},
+			} {
+				restorer, bump, initial := how.restorer, how.bump, how.initial
+				opts := Options{Name: "m0", PeerURLs: []string{"http://127.0.0.1:2380"}, InitialCluster: initial, Token: "fresh-token", Bump: bump}
+				theirs, ours := filepath.Join(t.TempDir(), "theirs"), filepath.Join(t.TempDir(), "ours")
+				etcdutlRestore(t, restorer, snapshot, theirs, opts)
+				opts.DataDir = ours
+				res := write(t, snapshot, opts)
+				if res.Last != revision || res.Revision != revision+int64(bump) {
+					t.Errorf("revisions %d and %d, want %d and %d", res.Last, res.Revision, revision, revision+int64(bump))
 				}
+				if d := cmp.Diff(dump(t, filepath.Join(theirs, "member/snap/db")), dump(t, filepath.Join(ours, "member/snap/db"))); d != "" {
+					t.Errorf("databases differ (etcdutl %s, bump %d, %s):\n%s", restorer, bump, initial, d)
+				}
+				if d := cmp.Diff(readRaft(t, theirs), readRaft(t, ours), protocmp.Transform()); d != "" {
+					t.Errorf("raft logs differ (etcdutl %s, %s):\n%s", restorer, initial, d)
+				}
+				if restorer == "3.7" && !strings.Contains(initial, ",") {
+					sameBytes(t, theirs, ours)
+				}
+				onlyPrivate(t, ours)
 			}
 		})
 	}

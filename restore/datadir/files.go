@@ -84,6 +84,14 @@ func device(path string) (uint64, error) {
 	}
 }
 
+func inode(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Ino, nil
+}
+
 // freeSpace returns the bytes that may still be written below path.
 func freeSpace(path string) (int64, error) {
 	var st unix.Statfs_t

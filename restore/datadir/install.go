@@ -27,10 +27,14 @@ type journal struct {
 	ID       string `json:"id"`
 	AsideDir string `json:"asideDir,omitempty"`
 
-	// New tells the new member from the old: the name of its raft snapshot
-	// and the SHA-256 of that, which depends on the fresh cluster token.
-	NewName string `json:"newName"`
-	NewSHA  []byte `json:"newSHA256"`
+	// What tells the new member from the old: the folder's inode number, which
+	// renaming keeps, and the name and SHA-256 of its raft snapshot. The
+	// snapshot alone would not do: a restore that is repeated with the same
+	// token writes the same one again, and the old member may be the first's.
+	// If only one of them is right, the folder counts as old, and is kept.
+	NewInode uint64 `json:"newInode"`
+	NewName  string `json:"newName"`
+	NewSHA   []byte `json:"newSHA256"`
 }
 
 // Install puts the new member in the old one's place and moves the old one
@@ -77,7 +81,7 @@ func (s *Staging) Install(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	s.opts.reach("synced")
-	aside, err := recoverOne(s.dataDir, s.dir)
+	aside, err := recoverOne(s.dataDir, s.dir, s.opts.reach)
 	if err != nil {
 		return Result{}, fmt.Errorf("the new member is in place, but the old one could not be moved aside from %s: %w", s.dir, err)
 	}
@@ -124,6 +128,9 @@ func (s *Staging) writeJournal() error {
 		return err
 	}
 	j.NewSHA = sum
+	if j.NewInode, err = inode(filepath.Join(s.dir, "member")); err != nil {
+		return err
+	}
 	text, err := json.Marshal(j)
 	if err != nil {
 		return err
@@ -139,6 +146,19 @@ func (s *Staging) writeJournal() error {
 		return err
 	}
 	return errors.Join(syncFile(filepath.Dir(s.dir)), syncFile(s.dataDir))
+}
+
+// isNew says whether a folder is the member that the journal's restore made.
+func (j *journal) isNew(member string) (bool, error) {
+	ino, err := inode(member)
+	if err != nil {
+		return false, err
+	}
+	sum, err := hashFile(filepath.Join(member, "snap", filepath.Base(j.NewName)))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	return ino == j.NewInode && bytes.Equal(sum, j.NewSHA), err
 }
 
 func hashFile(path string) ([]byte, error) {
@@ -165,10 +185,10 @@ func Recover(dataDir string) ([]string, error) {
 	if err := InUse(s.dataDir); err != nil {
 		return nil, err
 	}
-	return recoverLeftovers(s.dataDir)
+	return recoverLeftovers(s.dataDir, s.opts.reach)
 }
 
-func recoverLeftovers(dataDir string) ([]string, error) {
+func recoverLeftovers(dataDir string, reach func(string)) ([]string, error) {
 	root := filepath.Join(dataDir, stagingName)
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -183,7 +203,7 @@ func recoverLeftovers(dataDir string) ([]string, error) {
 		if err != nil {
 			return said, err
 		}
-		aside, err := recoverOne(dataDir, filepath.Join(root, e.Name()))
+		aside, err := recoverOne(dataDir, filepath.Join(root, e.Name()), reach)
 		if err != nil {
 			return said, err
 		}
@@ -209,7 +229,7 @@ func recoverLeftovers(dataDir string) ([]string, error) {
 // recoverOne ends the restore of one staging folder, whatever state it is in,
 // and returns where the old member went, if it was still here. It is the last
 // part of Install as well, and Abort.
-func recoverOne(dataDir, dir string) (aside string, err error) {
+func recoverOne(dataDir, dir string, reach func(point string)) (aside string, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, "journal"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", os.RemoveAll(dir)
@@ -234,13 +254,12 @@ func recoverOne(dataDir, dir string) (aside string, err error) {
 	if err != nil {
 		return "", err
 	}
-	isNew := false
-	if isStaged {
-		sum, err := hashFile(filepath.Join(staged, "snap", filepath.Base(j.NewName)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+	// Without an exchange the old one is in its own place, so the other is new.
+	isNew := isStaged && isOld
+	if isStaged && !isOld {
+		if isNew, err = j.isNew(staged); err != nil {
 			return "", err
 		}
-		isNew = bytes.Equal(sum, j.NewSHA)
 	}
 	discard := filepath.Join(dir, "discard")
 	if isStaged && isNew {
@@ -251,6 +270,7 @@ func recoverOne(dataDir, dir string) (aside string, err error) {
 		if err := rename(staged, to); err != nil {
 			return "", err
 		}
+		reach("moved")
 	}
 	if isStaged && !isNew {
 		old, isOld = staged, true
@@ -260,12 +280,14 @@ func recoverOne(dataDir, dir string) (aside string, err error) {
 			return "", err
 		}
 	}
+	reach("tidied")
 	if err := os.RemoveAll(discard); err != nil {
 		return aside, err
 	}
 	if err := os.Remove(filepath.Join(dir, "journal")); err != nil {
 		return aside, err
 	}
+	reach("forgotten")
 	_ = os.Remove(filepath.Join(dir, "journal.tmp"))
 	// Not RemoveAll: by now there is nothing left that we know of.
 	if err := os.Remove(dir); err != nil {

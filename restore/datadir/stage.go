@@ -73,7 +73,7 @@ func Begin(ctx context.Context, opts Options) (_ *Staging, err error) {
 	if err := InUse(s.dataDir); err != nil {
 		return nil, err
 	}
-	if s.Recovered, err = recoverLeftovers(s.dataDir); err != nil {
+	if s.Recovered, err = recoverLeftovers(s.dataDir, opts.reach); err != nil {
 		return nil, fmt.Errorf("finish an earlier restore in %s: %w", s.dataDir, err)
 	}
 	free, err := freeSpace(s.dataDir)
@@ -235,7 +235,7 @@ func (s *Staging) Abort() error {
 		if s.synced != nil {
 			_ = s.synced()
 		}
-		_, err = recoverOne(s.dataDir, s.dir)
+		_, err = recoverOne(s.dataDir, s.dir, s.opts.reach)
 	}
 	s.removeStagingRoot()
 	if s.created {
