@@ -16,7 +16,8 @@ import (
 //     others yet. So a revision that was current at C and changed after it
 //     counts no more;
 //   - unless no key is alive at R: then etcd's set of those to keep is empty,
-//     which it takes for "no compaction", and all but deletions at C count.
+//     which it takes for "no compaction", and all but deletions at C count that
+//     the member still has. Here that is what a finished compaction leaves.
 //
 // The revisions come in order, so whether one up to C has a later sister must
 // be known before: a keeper reads the tree backwards from its end, keys alone.
@@ -49,15 +50,36 @@ func newKeeper(db *database, b bucket, at point, finished int64) (*keeper, error
 	if at.compact <= 0 {
 		return k, nil
 	}
-	err := db.walkBucketBack(b, func(e element) error {
+	if err := k.readBack(db, b); err != nil {
+		return nil, err
+	}
+	if k.full && k.noneAlive() && at.rev > at.compact {
+		// What a finished compaction leaves: the keys alive at its revision.
+		left := &keeper{point: point{rev: at.compact, compact: at.compact}, later: newKeySet(), full: true}
+		if err := left.readBack(db, b); err != nil {
+			return nil, err
+		}
+		k.kept = left.kept
+	}
+	if k.full {
+		k.later = nil // kept holds all there is to know
+	}
+	return k, nil
+}
+
+func (k *keeper) noneAlive() bool { return k.live == 0 && !k.markerAlive }
+
+// readBack fills later and kept from the key bucket's end.
+func (k *keeper) readBack(db *database, b bucket) error {
+	return db.walkBucketBack(b, func(e element) error {
 		main, _, _, err := parseRevision(e.key)
 		if err != nil {
 			return err
 		}
-		if main > at.rev {
+		if main > k.rev {
 			return nil
 		}
-		if main <= at.compact && !k.full {
+		if main <= k.compact && !k.full {
 			return errStop
 		}
 		r, err := parseRecord(e)
@@ -71,32 +93,25 @@ func newKeeper(db *database, b bucket, at point, finished int64) (*keeper, error
 		if alive && r.marker {
 			k.markerAlive = true
 		}
-		if main <= at.compact {
+		if main <= k.compact {
 			k.kept.append(alive)
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	if k.full {
-		k.later = nil // kept holds all there is to know
-	}
-	return k, nil
 }
 
 // hasher computes HashKV over records that come in order.
 type hasher struct {
 	*keeper
 	crc   uint32
-	all   uint32 // the hash as if nothing was to be kept, until something was
+	all   uint32 // the hash if nothing is alive at all, while that may be so
 	below int64  // revisions up to compact so far
-	none  bool   // nothing is known to be kept so far
+	none  bool   // nothing is known to be alive so far
 }
 
 func newHasher(k *keeper) *hasher {
 	h := &hasher{keeper: k, crc: crc32.Update(0, castagnoli, []byte("key"))}
-	h.all, h.none = h.crc, k.compact > 0 && k.live == 0 && !k.markerAlive
+	h.all, h.none = h.crc, k.compact > 0 && !k.full && k.noneAlive()
 	return h
 }
 
