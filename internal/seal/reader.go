@@ -2,10 +2,8 @@ package seal
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 
 	"filippo.io/age"
@@ -36,7 +34,7 @@ type Reader struct {
 // bytes wraps ErrDamaged, and missing keys ErrNoIdentity. The caller closes
 // the Reader, unless it has read it to the end or an error, and src.
 func NewReader(src io.Reader, want Sums, ids ...age.Identity) (*Reader, error) {
-	in := &input{src: src, hash: sha256.New(), limit: -1}
+	in := &input{src: src, limit: -1}
 	r := &Reader{src: in, want: want, check: want != Sums{}}
 	if r.check {
 		in.limit = want.StoredSize
@@ -158,7 +156,7 @@ func (r *Reader) finish(err error) error {
 	switch {
 	case r.src.size != r.want.StoredSize:
 		return r.failed(fmt.Errorf("%d bytes are stored, want %d", r.src.size, r.want.StoredSize))
-	case [32]byte(r.src.hash.Sum(nil)) != r.want.StoredSHA256:
+	case r.src.sum.sum() != r.want.StoredSHA256:
 		return r.failed(errors.New("the SHA-256 of the stored bytes differs"))
 	case r.plain != r.want.PlainSize:
 		return r.failed(fmt.Errorf("it holds %d bytes, want %d", r.plain, r.want.PlainSize))
@@ -189,7 +187,7 @@ func hideEOF(err error) error {
 // input counts and hashes the stored bytes as they are read.
 type input struct {
 	src   io.Reader
-	hash  hash.Hash
+	sum   sideHash
 	size  int64
 	limit int64 // bytes; -1 is none
 	err   error // of src itself
@@ -197,7 +195,7 @@ type input struct {
 
 func (in *input) Read(p []byte) (int, error) {
 	n, err := in.src.Read(p)
-	in.hash.Write(p[:n])
+	in.sum.write(p[:n])
 	in.size += int64(n)
 	if err != nil && err != io.EOF {
 		in.err = err

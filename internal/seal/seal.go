@@ -29,7 +29,7 @@ var (
 
 const (
 	// windowSize is zstd's window in bytes when sealing: what a reader must keep.
-	windowSize = 4 << 20
+	windowSize = 2 << 20
 
 	// maxWindow is the largest window accepted when unsealing. zstd's own
 	// levels up to 19 stay below it.

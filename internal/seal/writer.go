@@ -1,10 +1,8 @@
 package seal
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 
 	"filippo.io/age"
@@ -38,7 +36,7 @@ func NewWriter(dst io.Writer, recipients []age.Recipient, opts ...Option) (*Writ
 	for _, opt := range opts {
 		opt(&o)
 	}
-	out := &output{dst: dst, hash: sha256.New()}
+	out := &output{dst: dst}
 	encrypted, err := age.Encrypt(out, recipients...)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -47,7 +45,6 @@ func NewWriter(dst io.Writer, recipients []age.Recipient, opts ...Option) (*Writ
 		zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(o.workers),
 		zstd.WithWindowSize(windowSize),
-		zstd.WithLowerEncoderMem(true),
 		zstd.WithZeroFrames(true)) // also nothing at all has a frame, which its absence would show as damage
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -92,15 +89,13 @@ func (w *Writer) Close() error {
 
 // Sums describe the object. They are final once Close has returned nil.
 func (w *Writer) Sums() Sums {
-	s := Sums{PlainSize: w.plain, StoredSize: w.out.size}
-	w.out.hash.Sum(s.StoredSHA256[:0])
-	return s
+	return Sums{PlainSize: w.plain, StoredSize: w.out.size, StoredSHA256: w.out.sum.sum()}
 }
 
 // output counts and hashes the stored bytes on their way.
 type output struct {
 	dst  io.Writer
-	hash hash.Hash
+	sum  sideHash
 	size int64
 }
 
@@ -109,7 +104,7 @@ func (o *output) Write(p []byte) (int, error) {
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
-	o.hash.Write(p[:n])
+	o.sum.write(p[:n])
 	o.size += int64(n)
 	return n, err
 }
