@@ -1,0 +1,196 @@
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+func files() *Manifest {
+	m := full()
+	m.Chain, m.Kind, m.Etcd, m.Unproved = "hosts/cp1", KindFiles, nil, nil
+	m.Host = &Host{Node: "cp1", Files: 3, Bytes: 100}
+	m.Objects = []Object{{Name: "hosts/cp1/data/" + string(m.ID) + "/files.tar.zst.age", Role: RoleFiles, Size: 1, SHA256: Hash{1}}}
+	m.Index = nil
+	return m
+}
+
+func segment() *Manifest {
+	m := full()
+	m.Kind, m.Etcd = KindSegment, nil
+	m.Span = &Span{First: 5, Last: 9, FirstTime: noon, LastTime: noon, Compactions: []Revision{6}}
+	m.Objects[0].Name = "etcd/main/data/" + string(m.ID) + "/events.zst.age"
+	m.Objects[0].Role = RoleEvents
+	return m
+}
+
+func prune() *Manifest {
+	m := full()
+	m.Kind, m.Etcd, m.Objects = KindPrune, nil, nil
+	m.Prune = &Prune{
+		Base: 30, Manifests: []Entry{{Sequence: 3, Hash: Hash{1}, Kind: KindFull, ID: id(3)}},
+		Objects: []string{"etcd/main/data/" + string(id(3)) + "/snapshot.db.zst.age"}, Drop: []ID{id(4)},
+	}
+	return m
+}
+
+func drill() *Manifest {
+	m := small()
+	m.Chain, m.Kind, m.Proof = "drills", KindDrill, nil
+	return m
+}
+
+func TestEveryKindIsWellFormed(t *testing.T) {
+	first := full()
+	first.Sequence, first.Previous, first.Skipped, first.Index = 1, Hash{}, nil, nil
+	afterJunk := full()
+	afterJunk.Sequence, afterJunk.Previous, afterJunk.Index = 3, Hash{}, nil
+	afterJunk.Skipped = []Skipped{{1, Hash{1}}, {2, Hash{2}}}
+	s := signer(t, "cp1", 1)
+	for name, m := range map[string]*Manifest{
+		"full": full(), "files": files(), "segment": segment(), "prune": prune(), "proof": small(), "drill": drill(),
+		"a chain's first": first, "a chain's first after junk": afterJunk,
+	} {
+		if _, err := Open(sign(t, m, s), trusting(s)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCheckRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		base func() *Manifest
+		edit func(*Manifest)
+	}{
+		{"no format", full, func(m *Manifest) { m.Format = 0 }},
+		{"a cluster without its id", full, func(m *Manifest) { m.Cluster = "prod" }},
+		{"a cluster that leaves its folder", full, func(m *Manifest) { m.Cluster = "../x-aaaaaaaa" }},
+		{"a hidden cluster", full, func(m *Manifest) { m.Cluster = ".x-aaaaaaaa" }},
+		{"no chain", full, func(m *Manifest) { m.Chain = "" }},
+		{"a chain of no family", full, func(m *Manifest) { m.Chain = "other/main" }},
+		{"a chain's family alone", full, func(m *Manifest) { m.Chain = "etcd" }},
+		{"a chain that is too deep", full, func(m *Manifest) { m.Chain = "etcd/a/b" }},
+		{"a chain that climbs", full, func(m *Manifest) { m.Chain = "etcd/.." }},
+		{"a chain of a reserved name", full, func(m *Manifest) { m.Chain = "etcd/manifests" }},
+		{"a kind in another family's chain", files, func(m *Manifest) { m.Chain = "etcd/main" }},
+		{"no id", full, func(m *Manifest) { m.ID = "" }},
+		{"an id of other letters", full, func(m *Manifest) { m.ID = ID(strings.Repeat("A", 26)) }},
+		{"no epoch", full, func(m *Manifest) { m.Epoch = 0 }},
+		{"sequence 0", full, func(m *Manifest) { m.Sequence = 0; m.Skipped = nil }},
+		{"a sequence that no JSON reader keeps", full, func(m *Manifest) { m.Sequence = 1 << 53; m.Skipped = nil }},
+		{"no previous", full, func(m *Manifest) { m.Previous = Hash{} }},
+		{"a previous of the first", full, func(m *Manifest) { m.Sequence = 1; m.Skipped, m.Index = nil, nil }},
+		{"a skipped sequence apart", full, func(m *Manifest) { m.Skipped[0].Sequence = 40 }},
+		{"a skipped sequence twice", full, func(m *Manifest) { m.Skipped = append(m.Skipped, m.Skipped[0]) }},
+		{"a skipped object without hash", full, func(m *Manifest) { m.Skipped[0].SHA256 = Hash{} }},
+		{"more skipped than there can be", full, func(m *Manifest) { m.Skipped = make([]Skipped, 50) }},
+		{"no time", full, func(m *Manifest) { m.Created = time.Time{} }},
+		{"a time of a zone", full, func(m *Manifest) { m.Created = m.Created.In(time.FixedZone("", 3600)) }},
+		{"a time of microseconds", full, func(m *Manifest) { m.Created = m.Created.Add(time.Microsecond) }},
+		{"a time beyond four digits", full, func(m *Manifest) { m.Created = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }},
+		{"a retention of microseconds", full, func(m *Manifest) { u := m.Created.Add(time.Microsecond); m.RetainUntil = &u }},
+		{"expected before it was created", full, func(m *Manifest) { u := m.Created.Add(-time.Hour); m.NextExpectedBy = &u }},
+		{"no writer", full, func(m *Manifest) { m.Writer = Writer{} }},
+		{"a head without its hash", full, func(m *Manifest) { m.Heads[0].Hash = Hash{} }},
+		{"a head of no chain", full, func(m *Manifest) { m.Heads[0].Chain = "x" }},
+		{"a full without etcd", full, func(m *Manifest) { m.Etcd = nil }},
+		{"a full with a span", full, func(m *Manifest) { m.Span = &Span{First: 1, Last: 1, FirstTime: noon, LastTime: noon} }},
+		{"a full without a revision", full, func(m *Manifest) { m.Etcd.Revision = 0 }},
+		{"a negative size", full, func(m *Manifest) { m.Etcd.DBBytes = -1 }},
+		{"a rate that is no number", full, func(m *Manifest) { m.Etcd.Rate = math.NaN() }},
+		{"a rate without end", full, func(m *Manifest) { m.Etcd.Rate = math.Inf(1) }},
+		{"a rate of minus zero", full, func(m *Manifest) { m.Etcd.Rate = math.Copysign(0, -1) }},
+		{"files of another node", files, func(m *Manifest) { m.Host.Node = "cp2" }},
+		{"unproved files", files, func(m *Manifest) { m.Unproved = []string{"x"} }},
+		{"an imported prune", prune, func(m *Manifest) { m.Imported = "x" }},
+		{"a span backwards", segment, func(m *Manifest) { m.Span.Last = 4 }},
+		{"a prune above itself", prune, func(m *Manifest) { m.Prune.Base = 43 }},
+		{"a prune of itself", prune, func(m *Manifest) { m.Prune.Manifests[0].Sequence = 42 }},
+		{"a prune with an object", prune, func(m *Manifest) { m.Objects = full().Objects }},
+		{"a prune of another chain's object", prune, func(m *Manifest) { m.Prune.Objects[0] = "etcd/events/data/" + string(id(3)) + "/x" }},
+		{"a prune of a manifest as an object", prune, func(m *Manifest) { m.Prune.Objects[0] = "etcd/main/manifests/00000000000000000001" }},
+		{"a prune of one object twice", prune, func(m *Manifest) { m.Prune.Objects = append(m.Prune.Objects, m.Prune.Objects[0]) }},
+		{"a drop of no id", prune, func(m *Manifest) { m.Prune.Drop[0] = "x" }},
+		{"a proof of nothing", small, func(m *Manifest) { m.Proof.Of = "" }},
+		{"a full without an object", full, func(m *Manifest) { m.Objects = nil }},
+		{"a full of files", full, func(m *Manifest) { m.Objects[0].Role = RoleFiles }},
+		{"an object of another backup", full, func(m *Manifest) { m.Objects[0].Name = "etcd/main/data/" + string(id(8)) + "/snapshot.db.zst.age" }},
+		{"an object of another chain", full, func(m *Manifest) { m.Objects[0].Name = strings.Replace(m.Objects[0].Name, "main", "events", 1) }},
+		{"an object that climbs", full, func(m *Manifest) { m.Objects[0].Name = m.Chain.DataFolder(m.ID) + ".." }},
+		{"an object that is the folder", full, func(m *Manifest) { m.Objects[0].Name = m.Chain.DataFolder(m.ID) }},
+		{"an object deeper down", full, func(m *Manifest) { m.Objects[0].Name = m.Chain.DataFolder(m.ID) + "a/b" }},
+		{"an object without hash", full, func(m *Manifest) { m.Objects[0].SHA256 = Hash{} }},
+		{"an object of no bytes", full, func(m *Manifest) { m.Objects[0].Size = 0 }},
+		{"an index of what comes later", full, func(m *Manifest) { m.Index[0].Sequence = 42 }},
+		{"an index out of order", full, func(m *Manifest) { m.Index = append(m.Index, m.Index[0]) }},
+		{"an index of another family's kind", full, func(m *Manifest) { m.Index[0].Kind = KindFiles }},
+		{"two lines in a reason", full, func(m *Manifest) { m.Degraded = []string{"a\nb"} }},
+		{"an empty reason", full, func(m *Manifest) { m.Unproved = []string{""} }},
+		{"a string that is not UTF-8", full, func(m *Manifest) { m.Etcd.Members[0].Name = "\xff" }},
+		{"a string that moves the cursor", full, func(m *Manifest) { m.Writer.Node = "a\x1b[2J" }},
+		{"a string that turns the line around", full, func(m *Manifest) { m.Writer.Node = "a\u202eb" }},
+		{"a string without end", full, func(m *Manifest) { m.Imported = strings.Repeat("x", maxString+1) }},
+	} {
+		m := c.base()
+		if err := m.Check(); err != nil {
+			t.Fatalf("%s: before: %v", c.name, err)
+		}
+		c.edit(m)
+		if err := m.Check(); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, err := Sign(m, signer(t, "cp1", 1)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: signed: %v", c.name, err)
+		}
+	}
+}
+
+func TestLineMakesAnythingFit(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                        "plain",
+		" a\nb\tc\x00 ":                "a b c",
+		"\xff":                         "\uFFFD",
+		"größe":                        "größe",
+		"a\u2028b\u202ec":              "a b c",
+		"":                             "",
+		strings.Repeat("ä", 1000):      strings.Repeat("ä", 510) + "…",
+		"x" + strings.Repeat("ä", 600): "x" + strings.Repeat("ä", 510) + "…",
+	} {
+		got := Line(in)
+		if got != want || len(got) > maxReasons || checkString(got) != nil {
+			t.Errorf("Line(%.20q) = %q (%d bytes)", in, got, len(got))
+		}
+	}
+}
+
+func TestIDsAreRandom(t *testing.T) {
+	rng := rand.NewChaCha8([32]byte{})
+	seen := make(map[ID]bool)
+	for range 1000 {
+		id, err := NewID(rng)
+		if err != nil || id.Check() != nil || seen[id] {
+			t.Fatalf("%q, %v", id, err)
+		}
+		seen[id] = true
+	}
+	if got := id(0); got != "aaaaaaaaaaaaaaaaaaaaaaaaaa" {
+		t.Errorf("sixteen zeros are %q", got)
+	}
+	if _, err := NewID(iotest.ErrReader(io.ErrClosedPipe)); !errors.Is(err, io.ErrClosedPipe) {
+		t.Error(err)
+	}
+	cluster, err := NewCluster(rng, "prod-eu1")
+	if name, id, ok := ClusterName(cluster); err != nil || !ok || name != "prod-eu1" || len(id) != 8 {
+		t.Errorf("%q, %v", cluster, err)
+	}
+	if _, err := NewCluster(bytes.NewReader(make([]byte, 5)), "a b"); err == nil {
+		t.Error("a cluster's name with a space")
+	}
+}
