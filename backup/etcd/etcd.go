@@ -1,0 +1,358 @@
+// Package etcd captures one etcd cluster: it chooses a member, streams its
+// database to a scratch file, and proves the file against the live members.
+//
+// It never writes to etcd. What it leaves behind is a Capture; sealing and
+// committing it is package backup's work. Start reading at Cluster.Capture.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
+)
+
+// Config says how to reach one etcd cluster. Certificates are read from disk
+// at every new connection, so a renewed one needs no restart.
+type Config struct {
+	Name      string   // the cluster's name in the configuration; its chain is etcd/<Name>
+	Endpoints []string // client URLs, the local member first
+	CAFile    string
+	CertFile  string
+	KeyFile   string
+}
+
+// Chain is the chain that the cluster's backups belong to.
+func (c Config) Chain() manifest.Chain { return manifest.Chain("etcd/" + c.Name) }
+
+// Limits bound what a capture may cost the cluster and how long it may wait.
+// Zero values take the defaults.
+type Limits struct {
+	Call       time.Duration // one unary request; default 5 s
+	NoProgress time.Duration // longest silence of a snapshot stream; default 30 s
+	MaxStall   time.Duration // longest that a HashKV scan may hold up a member's writes; 0 means never scan
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Call <= 0 {
+		l.Call = 5 * time.Second
+	}
+	if l.NoProgress <= 0 {
+		l.NoProgress = 30 * time.Second
+	}
+	return l
+}
+
+// Cluster talks to the members of one etcd cluster. Close it after use.
+type Cluster struct {
+	config  Config
+	limits  Limits
+	events  events.Listener
+	tls     *tls.Config
+	clients map[string]*clientv3.Client // by endpoint
+}
+
+// Open prepares connections; it does not need a live member.
+func Open(config Config, limits Limits, listener events.Listener) (*Cluster, error) {
+	c := &Cluster{config: config, limits: limits.withDefaults(), events: listener, clients: map[string]*clientv3.Client{}}
+	if len(config.Endpoints) == 0 {
+		return nil, fmt.Errorf("etcd %q: no endpoints", config.Name)
+	}
+	for _, endpoint := range config.Endpoints {
+		if u, err := url.Parse(endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return nil, fmt.Errorf("etcd %q: endpoint %q is not an http or https URL", config.Name, endpoint)
+		}
+	}
+	if config.CAFile != "" || config.CertFile != "" || config.KeyFile != "" {
+		info := transport.TLSInfo{TrustedCAFile: config.CAFile, CertFile: config.CertFile, KeyFile: config.KeyFile, Logger: zap.NewNop()}
+		var err error
+		if c.tls, err = info.ClientConfig(); err != nil {
+			return nil, fmt.Errorf("etcd %q: load client certificate: %w", config.Name, err)
+		}
+	}
+	return c, nil
+}
+
+// Close ends all connections.
+func (c *Cluster) Close() error {
+	var errs []error
+	for _, client := range c.clients {
+		errs = append(errs, client.Close())
+	}
+	clear(c.clients)
+	return errors.Join(errs...)
+}
+
+// Window sizes for the snapshot stream: large enough that a reader which
+// hashes and writes never leaves the member waiting for window updates.
+const (
+	streamWindow     = 1 << 20
+	connectionWindow = 2 << 20
+)
+
+func (c *Cluster) client(endpoint string) (*clientv3.Client, error) {
+	if client := c.clients[endpoint]; client != nil {
+		return client, nil
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:            []string{endpoint},
+		TLS:                  c.tls,
+		DialTimeout:          c.limits.Call,
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 10 * time.Second,
+		Logger:               zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithInitialWindowSize(streamWindow),
+			grpc.WithInitialConnWindowSize(connectionWindow),
+			grpc.WithReadBufferSize(256 << 10),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	c.clients[endpoint] = client
+	return client, nil
+}
+
+func (c *Cluster) maintenance(endpoint string) (pb.MaintenanceClient, error) {
+	client, err := c.client(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return pb.NewMaintenanceClient(client.ActiveConnection()), nil
+}
+
+// MemberState is one member as a survey found it.
+type MemberState struct {
+	manifest.Member
+	Endpoint      string // the URL that answered, or the first that was tried
+	Local         bool   // the endpoint is on this machine
+	Version       string // of the server
+	StorageVer    string // of its database; empty before etcd 3.6
+	DBSize        int64  // bytes, file
+	DBSizeInUse   int64  // bytes
+	Leader        manifest.EtcdID
+	RaftTerm      uint64
+	Applied       uint64   // raft index applied
+	Errors        []string // what the member says of itself: alarms, no leader
+	Err           error    // why it could not be asked; nil when it answered
+	clusterFromIt manifest.EtcdID
+}
+
+// Survey is the cluster as seen before a capture.
+type Survey struct {
+	ClusterID manifest.EtcdID
+	Members   []MemberState // in member id order
+	Floor     manifest.Revision
+	FloorErr  error // why no linearizable read succeeded: no quorum, no member
+}
+
+// Voters counts the members that vote.
+func (s *Survey) Voters() int {
+	n := 0
+	for _, m := range s.Members {
+		if !m.Learner {
+			n++
+		}
+	}
+	return n
+}
+
+// Survey asks every member for its state and makes one linearizable read,
+// whose revision is the floor that a snapshot must reach. It fails only when
+// no member at all answers.
+func (c *Cluster) Survey(ctx context.Context) (*Survey, error) {
+	states, listed, err := c.askEndpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	survey := &Survey{}
+	for _, member := range listed {
+		state, asked := states[member.ID]
+		if !asked {
+			state = c.askMember(ctx, member)
+		}
+		state.Member = member
+		if state.Err == nil {
+			survey.ClusterID = state.clusterFromIt
+		}
+		survey.Members = append(survey.Members, state)
+	}
+	slices.SortFunc(survey.Members, func(a, b MemberState) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	survey.Floor, survey.FloorErr = c.floor(ctx, survey)
+	return survey, nil
+}
+
+// askEndpoints asks the configured endpoints for their state and for the
+// member list. The list is a local read, so that it also works without quorum.
+func (c *Cluster) askEndpoints(ctx context.Context) (map[manifest.EtcdID]MemberState, []manifest.Member, error) {
+	states := map[manifest.EtcdID]MemberState{}
+	var listed []manifest.Member
+	var errs []error
+	for _, endpoint := range c.config.Endpoints {
+		id, state := c.status(ctx, endpoint)
+		if state.Err != nil {
+			errs = append(errs, state.Err)
+			continue
+		}
+		if _, twice := states[id]; !twice {
+			states[id] = state
+		}
+		if listed == nil {
+			members, err := c.memberList(ctx, endpoint)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			listed = members
+		}
+	}
+	if listed == nil {
+		return nil, nil, fmt.Errorf("etcd %q: no endpoint answered: %w", c.config.Name, errors.Join(errs...))
+	}
+	return states, listed, nil
+}
+
+func (c *Cluster) memberList(ctx context.Context, endpoint string) ([]manifest.Member, error) {
+	client, err := c.client(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Call)
+	defer cancel()
+	response, err := client.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return nil, fmt.Errorf("list members at %s: %w", endpoint, err)
+	}
+	members := []manifest.Member{}
+	for _, m := range response.Members {
+		members = append(members, manifest.Member{
+			ID: manifest.EtcdID(m.ID), Name: manifest.Line(m.Name),
+			PeerURLs: lines(m.PeerURLs), ClientURLs: lines(m.ClientURLs), Learner: m.IsLearner,
+		})
+	}
+	return members, nil
+}
+
+// lines makes a member's URLs fit for a manifest, in a fixed order.
+func lines(urls []string) []string {
+	var list []string
+	for _, u := range urls {
+		list = append(list, manifest.Line(u))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// askMember reaches a member that no configured endpoint leads to, by its own
+// client URLs.
+func (c *Cluster) askMember(ctx context.Context, member manifest.Member) MemberState {
+	if len(member.ClientURLs) == 0 {
+		return MemberState{Err: fmt.Errorf("member %s has not started: it has no client URL", member.ID)}
+	}
+	var errs []error
+	for _, endpoint := range member.ClientURLs {
+		id, state := c.status(ctx, endpoint)
+		if state.Err == nil && id == member.ID {
+			return state
+		}
+		if state.Err == nil {
+			state.Err = fmt.Errorf("%s leads to member %s, not to %s", endpoint, id, member.ID)
+		}
+		errs = append(errs, state.Err)
+	}
+	return MemberState{Endpoint: member.ClientURLs[0], Err: errors.Join(errs...)}
+}
+
+func (c *Cluster) status(ctx context.Context, endpoint string) (manifest.EtcdID, MemberState) {
+	state := MemberState{Endpoint: endpoint, Local: isLocal(endpoint)}
+	m, err := c.maintenance(endpoint)
+	if err != nil {
+		state.Err = err
+		return 0, state
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Call)
+	defer cancel()
+	r, err := m.Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		state.Err = fmt.Errorf("ask %s for its status: %w", endpoint, err)
+		return 0, state
+	}
+	state.Version, state.StorageVer = r.Version, r.StorageVersion
+	state.DBSize, state.DBSizeInUse = r.DbSize, r.DbSizeInUse
+	state.Leader, state.RaftTerm, state.Applied = manifest.EtcdID(r.Leader), r.RaftTerm, r.RaftAppliedIndex
+	state.Errors = r.Errors
+	state.clusterFromIt = manifest.EtcdID(r.Header.ClusterId)
+	return manifest.EtcdID(r.Header.MemberId), state
+}
+
+// floorKey is read, never written: a linearizable read of any key gives the
+// cluster's revision.
+const floorKey = "lifeboat/floor"
+
+func (c *Cluster) floor(ctx context.Context, survey *Survey) (manifest.Revision, error) {
+	var errs []error
+	for _, member := range survey.Members {
+		if member.Err != nil || member.Learner || member.Leader == 0 {
+			continue
+		}
+		client, err := c.client(member.Endpoint)
+		if err != nil {
+			return 0, err
+		}
+		callCtx, cancel := context.WithTimeout(ctx, c.limits.Call)
+		response, err := client.Get(callCtx, floorKey, clientv3.WithCountOnly())
+		cancel()
+		if err == nil {
+			return manifest.Revision(response.Header.Revision), nil
+		}
+		errs = append(errs, fmt.Errorf("linearizable read at %s: %w", member.Endpoint, err))
+	}
+	if len(errs) == 0 {
+		return 0, errors.New("no member knows a leader")
+	}
+	return 0, errors.Join(errs...)
+}
+
+// isLocal reports whether a URL's host is an address of this machine.
+func isLocal(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	if u.Hostname() == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(u.Hostname())
+	if ip == nil {
+		return false
+	}
+	if ip.IsLoopback() {
+		return true
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(addresses, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(ip)
+	})
+}

@@ -1,0 +1,242 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"lifeboat/backup/etcd"
+	"lifeboat/internal/durable"
+	"lifeboat/internal/events"
+	"lifeboat/internal/follow"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+)
+
+// snapshotFile is a full's data object: what it becomes as each layer is
+// taken off can be read from its name.
+const snapshotFile = "snapshot.db.zst.age"
+
+// Etcd takes one full backup of the cluster. The result says what each store
+// did, also when an error says that too few of them did it.
+func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limits) (*Result, error) {
+	cluster, err := etcd.Open(config, limits, r.Events)
+	if err != nil {
+		return nil, err
+	}
+	defer cluster.Close()
+	created := r.now()
+	survey, err := cluster.Survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := r.takeSnapshot(ctx, cluster, config.Chain(), survey)
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", config.Chain(), err)
+	}
+	draft := r.draft(config.Chain(), manifest.KindFull, taken.id, created)
+	draft.Etcd, draft.Degraded, draft.Unproved = &taken.capture.Etcd, taken.capture.Degraded, taken.capture.Unproved
+	draft.Etcd.Rate = r.rate(ctx, draft)
+	return r.commit(ctx, draft, taken.data)
+}
+
+// taken is a snapshot whose data object is durable in at least one store.
+type taken struct {
+	id      manifest.ID
+	capture *etcd.Capture
+	data    sealed
+}
+
+// takeSnapshot tries the members, best first. One whose snapshot speaks
+// against it is passed over for the next; when all are bad, the first is taken
+// as it is and marked degraded.
+func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey) (*taken, error) {
+	candidates := survey.Sources()
+	if len(candidates) == 0 {
+		return nil, errors.New("no member answers that is not a learner")
+	}
+	lastResort := candidates[0]
+	lastResort.Tolerate = true
+	var passedOver []error
+	var dissenting []manifest.EtcdID
+	for _, source := range append(candidates, lastResort) {
+		t, err := r.snapshotFrom(ctx, cluster, chain, survey, source)
+		var bad *etcd.BadSourceError
+		switch {
+		case err == nil:
+			for _, id := range dissenting {
+				if id != source.Member() && !contains(t.capture.Etcd.Dissenting, id) {
+					t.capture.Etcd.Dissenting = append(t.capture.Etcd.Dissenting, id)
+				}
+			}
+			return t, nil
+		case errors.Is(err, errAllStoresFailed), ctx.Err() != nil:
+			return nil, err
+		case errors.As(err, &bad):
+			dissenting = append(dissenting, bad.Member)
+		}
+		passedOver = append(passedOver, err)
+		r.Events.Emit(events.Warning{Chain: string(chain), Subject: "member " + source.Member().String(), Message: "passed over: " + err.Error()})
+	}
+	return nil, errors.Join(passedOver...)
+}
+
+func contains(list []manifest.EtcdID, id manifest.EtcdID) bool {
+	for _, m := range list {
+		if m == id {
+			return true
+		}
+	}
+	return false
+}
+
+// snapshotFrom takes one snapshot through scratch, or straight through where
+// there is no room for scratch.
+func (r *Runner) snapshotFrom(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey, source etcd.Source) (*taken, error) {
+	why := r.noScratch(source)
+	if why == "" {
+		t, err := r.throughScratch(ctx, cluster, chain, survey, source)
+		if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, errScratch) {
+			return t, err
+		}
+		why = "the scratch folder's file system is full"
+	}
+	r.Events.Emit(events.Warning{Chain: string(chain), Subject: "scratch", Message: why + "; streaming straight to the stores, unproved"})
+	return r.straightThrough(ctx, cluster, chain, survey, source, why)
+}
+
+// scratchMargin is the free space that a scratch file must leave on its file
+// system, which may be etcd's own.
+const scratchMargin = 64 << 20
+
+// noScratch says why scratch can't be used, or "".
+func (r *Runner) noScratch(source etcd.Source) string {
+	if r.Scratch == "" {
+		return "no scratch folder is configured"
+	}
+	if err := os.MkdirAll(r.Scratch, 0o700); err != nil {
+		return "scratch folder: " + err.Error()
+	}
+	free, err := durable.FreeSpace(r.Scratch)
+	if err != nil {
+		return "scratch folder: " + err.Error()
+	}
+	if need := source.DBSize() + scratchMargin; free < need {
+		return fmt.Sprintf("the snapshot needs %d bytes of scratch, %d are free", need, free)
+	}
+	return ""
+}
+
+var (
+	errScratch         = errors.New("write scratch file")
+	errAllStoresFailed = errors.New("every store failed")
+)
+
+// throughScratch streams into a scratch file at full speed while the sealer
+// follows behind. The stores get the end of the object only after the proof,
+// so a snapshot from a bad member never becomes visible.
+func (r *Runner) throughScratch(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey, source etcd.Source) (*taken, error) {
+	scratch, err := durable.OpenScratch(r.Scratch)
+	if err != nil {
+		return nil, fmt.Errorf("open scratch folder: %w", err)
+	}
+	defer scratch.Close()
+	file, err := scratch.Create("snapshot.db")
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errScratch, err)
+	}
+	defer file.Close()
+	spool := follow.New(file)
+	return r.captureAndSpread(ctx, chain, func(ctx context.Context) io.Reader { return spool.Reader(ctx) },
+		func(ctx context.Context) (*etcd.Capture, error) {
+			capture, err := cluster.Capture(ctx, survey, source, scratchWriter{spool}, file.Name())
+			spool.Finish(err)
+			return capture, err
+		})
+}
+
+// scratchWriter marks the scratch file's failures as such.
+type scratchWriter struct{ w io.Writer }
+
+func (s scratchWriter) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errScratch, err)
+	}
+	return n, err
+}
+
+// straightThrough needs no scratch: what comes from the member goes to the
+// sealer. The trailer is checked before the object's end is given out.
+func (r *Runner) straightThrough(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey, source etcd.Source, why string) (*taken, error) {
+	reader, writer := io.Pipe()
+	t, err := r.captureAndSpread(ctx, chain, func(ctx context.Context) io.Reader {
+		context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })
+		return reader
+	}, func(ctx context.Context) (*etcd.Capture, error) {
+		capture, err := cluster.Capture(ctx, survey, source, writer, "")
+		writer.CloseWithError(err)
+		return capture, err
+	})
+	if err == nil {
+		t.capture.Unproved = []string{"no scratch: " + strings.Join(strings.Fields(why), " ")}
+	}
+	return t, err
+}
+
+// captureAndSpread runs a capture and the sealing of what it captures side by
+// side. Each ends the other when it fails.
+func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, plain func(context.Context) io.Reader, capture func(context.Context) (*etcd.Capture, error)) (*taken, error) {
+	id, err := manifest.NewID(r.Rand)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t := &taken{id: id}
+	spreadDone := make(chan error, 1)
+	go func() {
+		var err error
+		t.data, err = r.spread(ctx, chain, id, manifest.RoleSnapshot, snapshotFile, plain(ctx))
+		if err != nil {
+			cancel(err)
+		}
+		spreadDone <- err
+	}()
+	var captureErr error
+	t.capture, captureErr = capture(ctx)
+	if captureErr != nil {
+		cancel(captureErr)
+	}
+	spreadErr := <-spreadDone
+	if captureErr != nil && !errors.Is(captureErr, spreadErr) {
+		return nil, captureErr
+	}
+	if spreadErr != nil {
+		return nil, fmt.Errorf("%w: %w", errAllStoresFailed, spreadErr)
+	}
+	return t, nil
+}
+
+// rate is how many revisions a second the cluster has made since the chain's
+// last full, for the revision bump of a later restore; 0 when unknown.
+func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest) float64 {
+	for _, store := range r.Stores {
+		if store.Err != nil {
+			continue
+		}
+		last, err := store.Repository.Resolve(ctx, draft.Chain, repository.Point{})
+		if err != nil || last.Etcd == nil || last.Etcd.ClusterID != draft.Etcd.ClusterID {
+			continue
+		}
+		seconds := draft.Created.Sub(last.Created).Seconds()
+		if revisions := draft.Etcd.Revision - last.Etcd.Revision; revisions > 0 && seconds >= 1 {
+			return float64(revisions) / seconds
+		}
+	}
+	return 0
+}

@@ -1,0 +1,79 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/internal/seal"
+)
+
+// copyBuffer is how much plaintext one step of sealing reads.
+const copyBuffer = 256 << 10
+
+// spread seals plain once and puts the result under one name into every
+// store. The last bytes reach the stores only when plain ends with io.EOF, so
+// a reader that withholds its end withholds the object. It fails only when no
+// store is left or plain fails; a single store's failure is in sealed.errs.
+func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.ID, role manifest.Role, file string, plain io.Reader) (sealed, error) {
+	name := repository.ObjectName(chain, id, file)
+	created := r.now()
+	result := sealed{errs: make([]error, len(r.Stores))}
+	fan := newFan(len(r.Stores), r.StoreStall)
+	var puts sync.WaitGroup
+	for i, store := range r.Stores {
+		if store.Err != nil {
+			result.errs[i] = store.Err
+			fan.branches[i].abandon()
+			continue
+		}
+		puts.Go(func() {
+			err := store.Repository.PutObject(ctx, name, fan.branches[i], retainUntil(store, created))
+			fan.branches[i].abandon()
+			if err != nil {
+				result.errs[i] = fmt.Errorf("put %s: %w", name, err)
+			}
+		})
+	}
+
+	start := time.Now()
+	r.Events.Emit(events.StageStarted{Stage: "seal", Chain: string(chain)})
+	sums, err := r.seal(fan, plain)
+	fan.Close(err)
+	puts.Wait()
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	r.Events.Emit(events.StageDone{Stage: "seal", Chain: string(chain), Duration: time.Since(start), Bytes: sums.StoredSize, Err: err})
+	if err != nil {
+		return result, errors.Join(err, errors.Join(result.errs...))
+	}
+	result.object = manifest.Object{
+		Name: name, Role: role, Size: sums.StoredSize, SHA256: manifest.Hash(sums.StoredSHA256), PlainSize: sums.PlainSize,
+	}
+	return result, nil
+}
+
+func (r *Runner) seal(dst io.Writer, plain io.Reader) (seal.Sums, error) {
+	w, err := seal.NewWriter(dst, r.Recipients)
+	if err != nil {
+		return seal.Sums{}, fmt.Errorf("start sealing: %w", err)
+	}
+	_, err = io.CopyBuffer(onlyWriter{w}, plain, make([]byte, copyBuffer))
+	if err != nil {
+		return seal.Sums{}, err
+	}
+	if err := w.Close(); err != nil {
+		return seal.Sums{}, fmt.Errorf("finish sealing: %w", err)
+	}
+	return w.Sums(), nil
+}
+
+// onlyWriter hides ReadFrom, which would choose its own buffer.
+type onlyWriter struct{ io.Writer }
