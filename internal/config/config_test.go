@@ -1,0 +1,136 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func complete() *Config {
+	c := Default()
+	c.Cluster, c.Node, c.Recipients = "prod-eu1", "cp1", []string{"age1abc"}
+	c.Etcd = []Etcd{{Name: "main", Endpoints: []string{"https://127.0.0.1:2379", "https://10.0.0.2:2379"}, CAFile: "/ca", CertFile: "/cert", KeyFile: "/key"}, {Name: "events", Endpoints: []string{"http://127.0.0.1:2381"}}}
+	c.Host.ExtraPaths = []string{"/etc/haproxy", "/opt/a b: c#d"}
+	c.Stores = []Store{DefaultStore("s3://bucket/prefix"), DefaultStore("file:///var/backups")}
+	c.Stores[0].S3.ObjectLock = ObjectLock{Mode: "compliance", Days: 30}
+	return c
+}
+
+func TestWhatRenderWritesParseReads(t *testing.T) {
+	want := complete()
+	text, err := Render(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(text)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("differs (-want +got):\n%s\nin\n%s", diff, text)
+	}
+	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		trimmed := strings.TrimSpace(line)
+		if !strings.Contains(line, "# ") && !strings.HasPrefix(trimmed, "- ") {
+			t.Errorf("line %d has no comment: %s", i+1, line)
+		}
+		if strings.Contains(line, "{") {
+			t.Errorf("line %d is in flow style: %s", i+1, line)
+		}
+	}
+}
+
+func TestMissingKeysKeepTheirDefaults(t *testing.T) {
+	got, err := Parse([]byte("cluster: a\nstores: [{url: file:///x}]\nrecipients: [age1x]\nsegments: {interval: 5s}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Schedule.Full != "0 */6 * * *" || got.Segments.Interval != Duration(5*time.Second) || got.Segments.MaxBytes != 4<<20 || got.Stores[0].S3.PathStyle != "auto" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestMistakesAreNamedWithTheirLine(t *testing.T) {
+	good := "cluster: a\nstores:\n  - url: file:///x\nrecipients: [age1x]\n"
+	if _, err := Parse([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ text, want string }{
+		"an unknown key":             {good + "shedule: {}\n", "line 5: field shedule is unknown"},
+		"an unknown nested key":      {good + "host:\n  rot: /\n", "line 6: field rot is unknown"},
+		"a key that stands twice":    {good + "cluster: b\n", "line 5"},
+		"a wrong type":               {good + "minStores: many\n", "line 5"},
+		"a bad duration":             {good + "proof:\n  maxStall: soon\n", "soon"},
+		"no cluster":                 {strings.Replace(good, "cluster: a", "node: n", 1), "cluster: give"},
+		"no stores":                  {"cluster: a\nrecipients: [age1x]\n", "stores: name"},
+		"no recipients":              {strings.Replace(good, "[age1x]", "[]", 1), "line 4: recipients"},
+		"more stores than there are": {good + "minStores: 2\n", "line 5: minStores: 2"},
+		"credentials in a URL":       {strings.Replace(good, "file:///x", "s3://key:secret@bucket", 1), "line 3: stores.0.url: credentials"},
+		"a relative file URL":        {strings.Replace(good, "file:///x", "file://x/y", 1), "line 3"},
+		"an unknown scheme":          {strings.Replace(good, "file:///x", "ftp://x/y", 1), "line 3"},
+		"an endpoint without http":   {good + "etcd:\n  - name: main\n    endpoints:\n      - 127.0.0.1:2379\n", "line 8: etcd.0.endpoints.0"},
+		"half a key pair":            {good + "etcd:\n  - name: main\n    certFile: x\n    endpoints: [http://a:1]\n", "certFile and keyFile"},
+		"two etcd of one name":       {good + "etcd:\n  - {name: a, endpoints: [http://a:1]}\n  - {name: a, endpoints: [http://a:1]}\n", "line 7: etcd.1.name"},
+		"an empty file":              {"", "empty"},
+		"two documents":              {good + "---\ncluster: b\n", "more than one document"},
+		"a lock without days":        {good[:strings.Index(good, "recip")] + "    s3: {objectLock: {mode: compliance}}\nrecipients: [age1x]\n", "mode and days"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(test.text))
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want ErrInvalid with %q", err, test.want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "config.")) {
+				t.Errorf("the message shows a secret or a Go type: %v", err)
+			}
+		})
+	}
+}
+
+func TestRelativePathsAreRelativeToTheFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.yaml")
+	if err := os.WriteFile(path, []byte("cluster: a\nstores: [{url: file:///x}]\nrecipients: [age1x]\nstateDir: state\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Signing.TrustFile != filepath.Join(dir, "trust") || c.StateDir != filepath.Join(dir, "state") || c.Host.Root != "/" || c.Node == "" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	text, err := Render(complete())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte("cluster: a\nstores: [{url: s3://b}]\nrecipients: [x]\n"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse(data)
+		if err != nil {
+			return
+		}
+		again, err := Render(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Parse(again)
+		if err != nil {
+			t.Fatalf("what was rendered does not parse: %v\n%s", err, again)
+		}
+		if diff := cmp.Diff(c, back, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("differs: %s", diff)
+		}
+	})
+}
