@@ -364,7 +364,7 @@ func TestReceiveCutsTheTrailerWhereverBlocksEnd(t *testing.T) {
 	for _, size := range []int{512, blockBytes - 512, blockBytes, blockBytes + 512, 2*blockBytes - 512, 2 * blockBytes} {
 		db := bytes.Repeat([]byte("x"), size)
 		path := filepath.Join(t.TempDir(), "db")
-		n, err := Receive(t.Context(), path, iotest.HalfReader(bytes.NewReader(resealed(db))), 0, nil)
+		n, _, err := Receive(t.Context(), path, iotest.HalfReader(bytes.NewReader(resealed(db))), 0, nil)
 		if err != nil || n != int64(size) {
 			t.Fatalf("%d bytes: %d, %v", size, n, err)
 		}

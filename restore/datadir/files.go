@@ -51,23 +51,6 @@ func rename(from, to string) error {
 	return syncFile(filepath.Dir(from))
 }
 
-// makeDirs is os.MkdirAll with mode 0700 whose result survives a crash.
-func makeDirs(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	parent := filepath.Dir(path)
-	if parent != path {
-		if err := makeDirs(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncFile(parent)
-}
-
 // device returns the device that path, or its nearest existing parent, is on.
 func device(path string) (uint64, error) {
 	for {
@@ -90,15 +73,6 @@ func inode(path string) (uint64, error) {
 		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Ino, nil
-}
-
-// freeSpace returns the bytes that may still be written below path.
-func freeSpace(path string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // InUse says whether an etcd runs on a data directory: ErrInUse if so.

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"lifeboat/internal/durable"
 )
 
 // A staging folder, <data dir>/.lifeboat-restore/<id>, holds
@@ -312,7 +314,7 @@ func moveAside(old, dataDir, asideDir, id string) (string, error) {
 }
 
 func moveInto(old, dir string) (string, error) {
-	if err := makeDirs(dir); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	for i := 1; ; i++ {

@@ -32,17 +32,17 @@ const (
 // trailer, and checks the trailer: the SHA-256 of all bytes before it, which
 // etcd puts in the last 32 bytes. r is read once. The file is not synced; its
 // writeback is under way. Size is what the snapshot must have with its
-// trailer, 0 for any. It returns the bytes written.
+// trailer, 0 for any. It returns the bytes written and their SHA-256.
 //
 // A snapshot whose length is not 32 beyond a multiple of 512 has no trailer
 // (etcdutl goes by the same rule) and is refused like a wrong one, with
 // ErrDamaged.
-func Receive(ctx context.Context, path string, r io.Reader, size int64, progress func(done int64)) (int64, error) {
+func Receive(ctx context.Context, path string, r io.Reader, size int64, progress func(done int64)) (int64, [sha256.Size]byte, error) {
 	v, err := receive(ctx, path, r, size, progress)
 	if err != nil {
-		return 0, err
+		return 0, [sha256.Size]byte{}, err
 	}
-	return v.bytes, v.wait()
+	return v.bytes, [sha256.Size]byte(v.trailer), v.wait()
 }
 
 // receive is Receive that does not wait for the hash: where the processor has

@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"golang.org/x/sys/unix"
+
+	"lifeboat/internal/durable"
 )
 
 const (
@@ -47,6 +49,39 @@ type Staging struct {
 	revs     revisions
 }
 
+// Preflight checks what Begin checks, and changes nothing: for a plan that is
+// only shown.
+func Preflight(opts Options) error {
+	if err := opts.check(); err != nil {
+		return err
+	}
+	if _, err := Members(opts.Name, opts.PeerURLs, opts.InitialCluster, opts.Token); err != nil {
+		return err
+	}
+	if err := InUse(opts.DataDir); err != nil {
+		return err
+	}
+	return opts.checkSpace(opts.DataDir)
+}
+
+// checkSpace looks at the file system of dir or of its nearest existing parent.
+func (o *Options) checkSpace(dir string) error {
+	for {
+		free, err := durable.FreeSpace(dir)
+		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+			dir = parent
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if need := o.Size + headroomBytes; free < need {
+			return fmt.Errorf("%w: %s has %d bytes left, the restore takes %d", ErrNoSpace, dir, free, need)
+		}
+		return nil
+	}
+}
+
 // Begin checks the options, the data directory and the free space, finishes
 // what a restore that died has left, and makes the staging folder. The member
 // in place is not touched; ErrInUse if an etcd runs on it.
@@ -76,12 +111,8 @@ func Begin(ctx context.Context, opts Options) (_ *Staging, err error) {
 	if s.Recovered, err = recoverLeftovers(s.dataDir, opts.reach); err != nil {
 		return nil, fmt.Errorf("finish an earlier restore in %s: %w", s.dataDir, err)
 	}
-	free, err := freeSpace(s.dataDir)
-	if err != nil {
+	if err := opts.checkSpace(s.dataDir); err != nil {
 		return nil, err
-	}
-	if need := opts.Size + headroomBytes; free < need {
-		return nil, fmt.Errorf("%w: %s has %d bytes left, the restore takes %d", ErrNoSpace, s.dataDir, free, need)
 	}
 	opts.reach("begin")
 	s.dir = filepath.Join(s.dataDir, stagingName, opts.ID)
@@ -97,7 +128,7 @@ func (s *Staging) openDataDir() error {
 		return err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := makeDirs(path); err != nil {
+		if err := durable.MkdirAll(path, 0o700); err != nil {
 			return fmt.Errorf("create the data directory: %w", err)
 		}
 		s.created = true

@@ -1,0 +1,186 @@
+package restore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+
+	"lifeboat/internal/durable"
+	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/restore/datadir"
+)
+
+// ExportOptions says which backup becomes a snapshot file.
+type ExportOptions struct {
+	Chain      manifest.Chain   // DefaultChain if empty
+	Point      repository.Point // the newest if zero
+	Identities []age.Identity
+	Out        string // the file to write, mode 0600
+	Bump       uint64 // raise the last revision by it and mark all before it compacted; 0: neither
+	Force      bool   // replace Out if it exists
+	Now        func() time.Time
+	Rand       io.Reader // names the temporary file
+	Events     events.Listener
+}
+
+// ExportResult says what was written.
+type ExportResult struct {
+	Backup   *manifest.Manifest
+	Path     string
+	Bytes    int64  // of the file, with its hash trailer
+	Revision int64  // the last one in it, after the bump
+	HashKV   uint32 // before the bump
+}
+
+// Export writes a backup of etcd as an ordinary snapshot file with its hash
+// trailer, which etcdutl's snapshot restore accepts. It checks the database as
+// a restore does. The file appears whole, under its name, or not at all.
+func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions) (*ExportResult, error) {
+	if opts.Chain == "" {
+		opts.Chain = DefaultChain
+	}
+	if opts.Out == "" {
+		return nil, fmt.Errorf("%w: no file to export to", datadir.ErrInvalid)
+	}
+	if _, err := os.Lstat(opts.Out); err == nil && !opts.Force {
+		return nil, fmt.Errorf("%w: %s: %w", ErrRefused, opts.Out, fs.ErrExist)
+	}
+	m, _, err := resolveFull(ctx, repo, opts.Chain, opts.Point)
+	if err != nil {
+		return nil, err
+	}
+	object, err := objectOf(m, manifest.RoleSnapshot)
+	if err != nil {
+		return nil, err
+	}
+	id, err := manifest.NewID(opts.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("make a temporary name: %w", err)
+	}
+	res := &ExportResult{Backup: m, Path: opts.Out}
+	tmp := filepath.Join(filepath.Dir(opts.Out), "."+filepath.Base(opts.Out)+"."+string(id)+".tmp")
+	defer os.Remove(tmp) // gone already if all went well
+
+	plan := &Plan{chain: string(opts.Chain), now: opts.Now}
+	var sum [sha256.Size]byte
+	plan.Steps = []Step{
+		{Stage: "fetch", Total: object.PlainSize, Run: func(ctx context.Context) error {
+			free, err := durable.FreeSpace(filepath.Dir(opts.Out))
+			if err != nil {
+				return err
+			}
+			if free < object.PlainSize {
+				return fmt.Errorf("%w: %s has %d bytes left, the snapshot takes %d", ErrRefused, filepath.Dir(opts.Out), free, object.PlainSize)
+			}
+			r, err := unseal(ctx, repo, object, opts.Identities)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			_, sum, err = datadir.Receive(ctx, tmp, r, object.PlainSize, plan.progress("fetch"))
+			return verification(err)
+		}},
+		{Stage: "check", Total: m.Etcd.DBBytes, Run: func(ctx context.Context) error {
+			facts, err := checkDatabase(ctx, tmp, m, plan.progress("check"))
+			if err != nil {
+				return err
+			}
+			res.Revision, res.HashKV = facts.Revision, facts.HashKV
+			return nil
+		}},
+		{Stage: "write", Run: func(ctx context.Context) (err error) {
+			if opts.Bump > 0 {
+				if _, res.Revision, err = datadir.Bump(tmp, opts.Bump); err != nil {
+					return verification(err)
+				}
+				if sum, err = hashFile(ctx, tmp); err != nil {
+					return err
+				}
+			}
+			if res.Bytes, err = appendTrailer(tmp, sum); err != nil {
+				return err
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return publish(tmp, opts.Out, opts.Force)
+		}},
+	}
+	if err := plan.Execute(ctx, opts.Events); err != nil {
+		return nil, fmt.Errorf("export backup %s: %w", m.ID, err)
+	}
+	return res, nil
+}
+
+func hashFile(ctx context.Context, path string) (sum [sha256.Size]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if ctx.Err() != nil {
+			return sum, context.Cause(ctx)
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			return [sha256.Size]byte(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return sum, fmt.Errorf("hash %s: %w", path, err)
+		}
+	}
+}
+
+// appendTrailer makes a database file a snapshot file, and durable.
+func appendTrailer(path string, sum [sha256.Size]byte) (size int64, err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(sum[:]); err != nil {
+		return 0, err
+	}
+	if err := f.Sync(); err != nil {
+		return 0, fmt.Errorf("sync %s: %w", path, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// publish gives a durable file its name. Before it the file is not there,
+// after it it is whole.
+func publish(tmp, out string, replace bool) error {
+	if replace {
+		if err := os.Rename(tmp, out); err != nil {
+			return err
+		}
+	} else {
+		if err := os.Link(tmp, out); errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		} else if err != nil {
+			return err
+		}
+		if err := os.Remove(tmp); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(filepath.Dir(out))
+}
