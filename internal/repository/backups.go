@@ -36,10 +36,14 @@ func (r *Repository) Backups(ctx context.Context) ([]Backup, []Problem, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if views, err = r.addWitnessed(ctx, l, views); err != nil {
+		return nil, nil, err
+	}
 	var backups []Backup
 	var problems []Problem
 	for _, v := range views {
 		problems = append(problems, v.Problems...)
+		problems = append(problems, r.witnessed(v, views)...)
 		for _, b := range v.Backups() {
 			backups = append(backups, b)
 			problems = append(problems, r.checkListed(b.Manifest, l.chains[v.Chain].data[b.ID])...)

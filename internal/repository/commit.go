@@ -44,7 +44,7 @@ const failedAttempts = 3
 // ErrNoSigner when there is no point in trying again.
 func (r *Repository) Commit(ctx context.Context, draft *manifest.Manifest) (*Committed, error) {
 	c := &commit{
-		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects,
+		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects, depth: depth{tail: true},
 		draft: func(*View) (*manifest.Manifest, error) { return draft, nil },
 	}
 	done, err := c.run(ctx)
@@ -61,7 +61,7 @@ type commit struct {
 	id      manifest.ID
 	created time.Time
 	objects []manifest.Object
-	depth   depth
+	depth   depth // of the views it works on
 
 	// draft gives what to commit behind a view: for a backup always the same,
 	// for a prune what that view leaves to prune; nil means nothing.
@@ -72,17 +72,16 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 	if c.r.opts.Signer == nil {
 		return nil, ErrNoSigner
 	}
-	// A prune that dropped our id was committed after our capture began, and
-	// every manifest is committed within GiveUpAfter of its own capture: so
-	// whatever lies behind one that began this long before us is of no concern.
-	c.depth.since = c.created.Add(-GiveUpAfter - 2*skewMargin)
+	// A prune that dropped our id began after our capture did, so older ones,
+	// by any clock, are of no concern.
+	c.depth.since = c.created.Add(-GiveUpAfter - skewMargin)
 	failed := 0
 	for range attempts {
 		view, err := c.r.load(ctx, c.chain, c.depth)
 		if err != nil {
 			return nil, err
 		}
-		if done, err := c.settled(view); done != nil || err != nil {
+		if done, err := c.settled(ctx, view); done != nil || err != nil {
 			return done, err
 		}
 		m, signed, err := c.prepare(ctx, view)
@@ -102,7 +101,7 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 		if err != nil {
 			return nil, errors.Join(putErr, fmt.Errorf("read back, so it is not known whether the commit took effect: %w", err))
 		}
-		if done, err := c.settled(view); done != nil || err != nil {
+		if done, err := c.settled(ctx, view); done != nil || err != nil {
 			if done != nil {
 				c.announce(done)
 			}
@@ -119,13 +118,23 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 
 // settled looks for the end of the matter in a fresh view: our manifest
 // counts, or a prune dropped it.
-func (c *commit) settled(view *View) (*Committed, error) {
+func (c *commit) settled(ctx context.Context, view *View) (*Committed, error) {
 	if by, ok := view.st.dropped[c.id]; ok {
 		return nil, fmt.Errorf("%w: %s names it", ErrSuperseded, ref(c.chain, by))
 	}
-	for _, m := range view.Manifests {
-		if m.ID == c.id && !view.st.bad[m.Sequence] {
-			return &Committed{Manifest: m.Manifest, Sequence: m.Sequence, Hash: m.Hash, Problems: view.Problems}, nil
+	for _, e := range view.st.live {
+		if e.ID != c.id || view.st.bad[e.Sequence] {
+			continue
+		}
+		s := view.st.slots[e.Sequence]
+		if s == nil { // an index behind it lists it already
+			var err error
+			if s, err = c.r.reader(c.chain).read(ctx, e.Sequence, e.Hash); err != nil {
+				return nil, err
+			}
+		}
+		if s.m != nil {
+			return &Committed{Manifest: s.m, Sequence: e.Sequence, Hash: e.Hash, Problems: view.Problems}, nil
 		}
 	}
 	return nil, nil

@@ -51,8 +51,8 @@ func (r *Repository) Load(ctx context.Context, chain manifest.Chain) (*View, err
 
 // depth says how far back a load reads.
 type depth struct {
-	tail       bool      // only back to the newest index
-	since      time.Time // and to manifests whose capture began before this
+	tail       bool      // only back to the newest index, and of what it lists
+	since      time.Time // the prunes, back to one that is older than this
 	signatures bool      // everything that is there, nothing by an index's word
 }
 
@@ -124,7 +124,7 @@ func (ld *loader) fetch(ctx context.Context, seqs []manifest.Sequence, want map[
 
 // tail reads from the newest down, in growing batches, to an index.
 func (ld *loader) tail(ctx context.Context, d depth) error {
-	batch := parallel
+	batch := 4 // the newest is nearly always a full with its index, or a prune
 	rest := ld.listed
 	if d.signatures {
 		batch = len(rest)
@@ -136,21 +136,14 @@ func (ld *loader) tail(ctx context.Context, d depth) error {
 		}
 		ld.horizon, rest = rest[from], rest[:from]
 		ld.walk()
-		if !d.signatures && ld.st.anchor != nil && (d.since.IsZero() || ld.st.reaches(d.since)) {
+		if !d.signatures && ld.st.anchor != nil {
 			return nil
 		}
-		batch = min(2*batch, 4096)
+		batch = min(4*batch, 4096)
 	}
 	ld.horizon = 0
 	ld.walk()
 	return nil
-}
-
-// reaches reports whether a manifest was read whose capture began before t.
-func (st *state) reaches(t time.Time) bool {
-	return slices.ContainsFunc(st.order, func(seq manifest.Sequence) bool {
-		return st.counts[seq] && st.slots[seq].m.Created.Before(t)
-	})
 }
 
 // probe asks for the place behind the head by name, in case the list was stale
@@ -179,7 +172,7 @@ func (ld *loader) find(ctx context.Context, seq manifest.Sequence, want manifest
 // index reads what the newest index lists and the tail did not reach.
 func (ld *loader) index(ctx context.Context, d depth) error {
 	if d.tail {
-		return nil
+		return ld.prunes(ctx, d.since)
 	}
 	want := map[manifest.Sequence]manifest.Hash{}
 	var seqs []manifest.Sequence
@@ -196,6 +189,28 @@ func (ld *loader) index(ctx context.Context, d depth) error {
 	}
 	if err := ld.fetch(ctx, seqs, want); err != nil {
 		return err
+	}
+	ld.walk()
+	return nil
+}
+
+// prunes reads the newest prune manifests that the index lists.
+func (ld *loader) prunes(ctx context.Context, since time.Time) error {
+	for _, e := range slices.Backward(ld.st.live) {
+		if e.Kind != manifest.KindPrune {
+			continue
+		}
+		s := ld.slots[e.Sequence]
+		if s == nil {
+			var err error
+			if s, err = ld.rd.read(ctx, e.Sequence, e.Hash); err != nil {
+				return err
+			}
+			ld.slots[e.Sequence] = s
+		}
+		if s.m != nil && s.m.Created.Before(since) {
+			break
+		}
 	}
 	ld.walk()
 	return nil

@@ -71,19 +71,25 @@ func (rd *reader) readAll(ctx context.Context, seqs []manifest.Sequence, want ma
 	return slots, nil
 }
 
-// read fetches one place. What does not verify is read a second time, since a
-// bit that flipped on the way must not condemn a good manifest, and then looked
-// for among the object's earlier versions.
+// rereads bounds how often a place is read that does not verify.
+const rereads = 5
+
+// read fetches one place. What does not verify is condemned only when it reads
+// the same twice running, since a bit that flipped on the way must not take a
+// good manifest out of its chain. Then an earlier version is looked for.
 func (rd *reader) read(ctx context.Context, seq manifest.Sequence, want manifest.Hash) (*slot, error) {
-	s, err := rd.readOnce(ctx, seq, want)
-	if err != nil || s.m != nil || s.absent {
-		return s, err
+	var last manifest.Hash
+	for range rereads {
+		s, err := rd.readOnce(ctx, seq, want)
+		if err != nil || s.m != nil || s.absent {
+			return s, err
+		}
+		if s.stored == last {
+			return rd.fallBack(ctx, s, want)
+		}
+		last = s.stored
 	}
-	again, err := rd.readOnce(ctx, seq, want)
-	if err != nil || again.m != nil || again.absent {
-		return again, err
-	}
-	return rd.fallBack(ctx, again, want)
+	return nil, fmt.Errorf("read %s: the store gave other bytes each of %d times", ref(rd.chain, seq), rereads)
 }
 
 func (rd *reader) readOnce(ctx context.Context, seq manifest.Sequence, want manifest.Hash) (*slot, error) {

@@ -61,6 +61,11 @@ func (r *Repository) Verify(ctx context.Context, opts VerifyOptions) (*Report, e
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
+	if len(opts.Chains) == 0 {
+		if views, err = r.addWitnessed(ctx, l, views); err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
+	}
 	rep := &Report{Chains: chains}
 	if rep.Problems, err = r.checkReadme(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -124,6 +129,23 @@ func (st *state) leftovers() []Problem {
 		}
 	}
 	return clear.problems
+}
+
+// addWitnessed adds views of the chains that manifests have seen in this store
+// and that nothing is left of.
+func (r *Repository) addWitnessed(ctx context.Context, l *listing, views []*View) ([]*View, error) {
+	var gone []manifest.Chain
+	for _, v := range views {
+		for _, m := range v.Manifests {
+			for _, h := range m.Heads {
+				if h.Store == r.opts.Name && l.chains[h.Chain] == nil && !slices.Contains(gone, h.Chain) {
+					gone = append(gone, h.Chain)
+				}
+			}
+		}
+	}
+	more, err := r.loadAll(ctx, l, gone, depth{})
+	return append(views, more...), err
 }
 
 // witnessed checks the heads of v's chain that manifests of all chains carry.

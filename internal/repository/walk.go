@@ -172,11 +172,15 @@ func (st *state) link() {
 			continue
 		}
 		if e, ok := st.indexed(seq); ok && e.Hash != s.hash {
+			st.bad[seq] = true
 			st.report(seq, Unlinked, "it is a genuine manifest, and not the one that the index of %s names here", ref(st.chain, st.anchor.seq))
 		}
 		for _, skip := range s.m.Skipped {
 			st.skipped[skip.Sequence] = seq
 			st.checkSkipped(seq, skip)
+		}
+		if _, ok := st.indexed(seq); ok {
+			continue // the index says that it belongs here, whatever lay before it
 		}
 		prev := before(s.m)
 		if p := st.slots[prev]; p != nil && p.m != nil && p.hash != s.m.Previous && !(st.dead(prev) && !st.counts[prev]) {
@@ -202,8 +206,9 @@ func (st *state) named(seq manifest.Sequence) (manifest.Hash, bool) {
 // checkSkipped looks at a place that the manifest by skipped.
 func (st *state) checkSkipped(by manifest.Sequence, skip manifest.Skipped) {
 	s := st.slots[skip.Sequence]
+	_, indexed := st.indexed(skip.Sequence)
 	switch {
-	case s == nil || s.absent:
+	case s == nil || s.absent || indexed:
 	case s.m == nil && s.stored == skip.SHA256:
 		st.report(skip.Sequence, Skipped, "it is no manifest (%v); %s goes on behind it and names it", s.err, ref(st.chain, by))
 	case s.m == nil:
