@@ -1,0 +1,273 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sync/errgroup"
+)
+
+// The multipart upload is written out here, and not the SDK's transfer
+// manager, for what that does not do: parts that grow with a stream of unknown
+// length, an abort also after a create whose answer was lost, an answer to the
+// question whether an unanswered completion took effect, and silence (it logs).
+
+const (
+	minPart      = 5 << 20 // S3's least size of a part that is not the last
+	maxParts     = 10_000  // S3's limit
+	partsPerSize = 1_000   // equal parts, before the next ones are twice as large
+	parallel     = 2       // parts on their way at once; a third is being filled
+
+	// completionStalls is how many stall limits the server may take, without
+	// a sign of life, to assemble an object: some copy all parts first.
+	completionStalls = 5
+
+	// cleanupLimit bounds what is done after a failure or a cancelled context.
+	cleanupLimit = 20 * time.Second
+)
+
+// partSize is the size of part number, counted from 1: 5 MiB for the first
+// 5 GB, and so on until S3's largest object, 5 TB, has fewer than 10,000.
+func partSize(number int) int64 {
+	return minPart << ((number - 1) / partsPerSize)
+}
+
+// upload is an open multipart upload.
+type upload struct {
+	*put
+	id string
+
+	mu    sync.Mutex
+	parts []types.CompletedPart // indexed by part number - 1
+}
+
+func (p *put) multipart(ctx context.Context, first []byte, r io.Reader) error {
+	u, err := p.createUpload(ctx)
+	if err != nil {
+		return err
+	}
+	if err := u.sendAll(ctx, first, r); err != nil {
+		return u.abandon(ctx, err)
+	}
+	err = u.complete(ctx)
+	if err == nil {
+		return nil
+	}
+	return u.abandonCompletion(ctx, err)
+}
+
+func (p *put) createUpload(ctx context.Context) (*upload, error) {
+	s := p.store
+	if err := ctx.Err(); err != nil {
+		return nil, s.fail(ctx, "put", p.name, err)
+	}
+	in := &awss3.CreateMultipartUploadInput{
+		Bucket:               &s.cfg.Bucket,
+		Key:                  s.key(p.name),
+		Metadata:             map[string]string{markKey: p.mark},
+		ServerSideEncryption: types.ServerSideEncryption(s.cfg.SSE),
+		SSEKMSKeyId:          optional(s.cfg.KMSKeyID),
+		StorageClass:         types.StorageClass(s.cfg.StorageClass),
+	}
+	in.ObjectLockMode, in.ObjectLockRetainUntilDate = p.lock()
+	if p.checksum() {
+		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
+	}
+	// Not under the caller's context: an upload that is created while the
+	// caller turns away would have no one to abort it.
+	opCtx, op := s.begin(context.WithoutCancel(ctx))
+	out, err := s.client.CreateMultipartUpload(opCtx, in, op.options)
+	if err != nil || op.attempts > 1 {
+		keep := ""
+		if err == nil {
+			keep = aws.ToString(out.UploadId)
+		}
+		if op.attempts > 1 || !answered(err) {
+			p.abortStrays(ctx, keep)
+		}
+	}
+	if err != nil {
+		return nil, s.fail(ctx, "put", p.name, err)
+	}
+	return &upload{put: p, id: aws.ToString(out.UploadId)}, nil
+}
+
+func answered(err error) bool {
+	status, _ := statusOf(err)
+	return status != 0
+}
+
+// abortStrays ends the uploads that an unanswered create of this object may
+// have left. A failure is not reported: the Put's own is.
+func (p *put) abortStrays(ctx context.Context, keep string) {
+	s := p.store
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	opCtx, op := s.begin(ctx)
+	out, err := s.client.ListMultipartUploads(opCtx, &awss3.ListMultipartUploadsInput{
+		Bucket: &s.cfg.Bucket,
+		Prefix: s.key(p.name),
+	}, op.options)
+	if err != nil {
+		return
+	}
+	for _, stray := range out.Uploads {
+		if aws.ToString(stray.Key) == *s.key(p.name) && aws.ToString(stray.UploadId) != keep {
+			_ = (&upload{put: p, id: aws.ToString(stray.UploadId)}).abort(ctx)
+		}
+	}
+}
+
+// sendAll uploads first and all that follows in r as parts.
+func (u *upload) sendAll(ctx context.Context, first []byte, r io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	free := make(chan []byte, parallel+1)
+
+	buf, n, end := first, len(first), false
+	var err error
+	for number := 1; ; number++ {
+		if number > maxParts {
+			err = fmt.Errorf("put %s: the object is too large for %d parts", u.name, maxParts)
+			break
+		}
+		if n == 0 { // the parts before hold all
+			break
+		}
+		body := buf[:n]
+		u.mu.Lock()
+		u.parts = append(u.parts, types.CompletedPart{})
+		u.mu.Unlock()
+		group.Go(func() error { // waits while as many as allowed are on their way
+			if err := u.send(groupCtx, number, body); err != nil {
+				return err
+			}
+			free <- body[:cap(body)]
+			return nil
+		})
+		if end {
+			break
+		}
+		buf = nil
+		select {
+		case buf = <-free:
+		default:
+		}
+		if size := partSize(number + 1); int64(len(buf)) != size {
+			buf = make([]byte, size)
+		}
+		n, end, err = fill(groupCtx, r, buf)
+		if err != nil {
+			err = fmt.Errorf("put %s: %w", u.name, err)
+			break
+		}
+	}
+	if err != nil && groupCtx.Err() == nil {
+		cancel() // the source failed: what is on its way is for nothing
+		_ = group.Wait()
+		return err
+	}
+	if sendErr := group.Wait(); sendErr != nil {
+		return sendErr
+	}
+	return err
+}
+
+func (u *upload) send(ctx context.Context, number int, body []byte) error {
+	s := u.store
+	in := &awss3.UploadPartInput{
+		Bucket:        &s.cfg.Bucket,
+		Key:           s.key(u.name),
+		UploadId:      &u.id,
+		PartNumber:    aws.Int32(int32(number)),
+		Body:          bytes.NewReader(body),
+		ContentLength: aws.Int64(int64(len(body))),
+	}
+	if u.checksum() {
+		in.ChecksumCRC32 = crcHeader(body)
+	}
+	opCtx, op := s.begin(ctx)
+	out, err := s.client.UploadPart(opCtx, in, op.options)
+	if err != nil {
+		return s.fail(ctx, fmt.Sprintf("put part %d of", number), u.name, err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.parts[number-1] = types.CompletedPart{
+		ETag:          out.ETag,
+		PartNumber:    in.PartNumber,
+		ChecksumCRC32: in.ChecksumCRC32,
+	}
+	return nil
+}
+
+// complete makes the object visible. Before it returns nil nothing is; an
+// error leaves it open whether the server has done it, which the caller finds
+// out by the mark.
+func (u *upload) complete(ctx context.Context) error {
+	s := u.store
+	in := &awss3.CompleteMultipartUploadInput{
+		Bucket:          &s.cfg.Bucket,
+		Key:             s.key(u.name),
+		UploadId:        &u.id,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: u.parts},
+	}
+	if u.opts.IfAbsent {
+		in.IfNoneMatch = aws.String("*")
+	}
+	opCtx, op := s.begin(ctx)
+	op.limit, op.maxStalls = completionStalls*s.cfg.StallTimeout, 1
+	_, err := s.client.CompleteMultipartUpload(opCtx, in, op.options)
+	return err
+}
+
+// abandonCompletion ends an upload whose completion failed, and reports nil
+// when it turns out to have taken effect after all.
+func (u *upload) abandonCompletion(ctx context.Context, completion error) error {
+	failure := u.abandon(ctx, u.store.fail(ctx, "complete", u.name, completion))
+	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	mine, err := u.written(fresh)
+	if err == nil && mine {
+		return nil
+	}
+	if status, _ := statusOf(completion); status == http.StatusNotFound {
+		// The upload is gone, which is not the object's absence.
+		return fmt.Errorf("put %s: %s: the multipart upload was ended by someone else", u.name, u.store.where)
+	}
+	return failure
+}
+
+// abandon aborts the upload, under a context of its own since the caller's may
+// be done, and returns the failure that led here.
+func (u *upload) abandon(ctx context.Context, failure error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	if err := u.abort(ctx); err != nil {
+		return fmt.Errorf("%w; and its open multipart upload %s is left: %w", failure, u.id, u.store.fail(ctx, "abort", u.name, err))
+	}
+	return failure
+}
+
+func (u *upload) abort(ctx context.Context) error {
+	opCtx, op := u.store.begin(ctx)
+	_, err := u.store.client.AbortMultipartUpload(opCtx, &awss3.AbortMultipartUploadInput{
+		Bucket:   &u.store.cfg.Bucket,
+		Key:      u.store.key(u.name),
+		UploadId: &u.id,
+	}, op.options)
+	if status, _ := statusOf(err); status == http.StatusNotFound {
+		return nil // completed or aborted already
+	}
+	return err
+}
