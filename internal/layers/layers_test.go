@@ -1,0 +1,194 @@
+package layers
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "lifeboat/"
+
+// layers is the order of the packages, lowest first. A package imports only
+// from lines above its own; packages on one line don't know each other. The
+// levels are DESIGN's; a letter splits a level whose packages build on each
+// other.
+var layers = []struct {
+	level    string
+	packages []string
+}{
+	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot"}},
+	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config"}},
+	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness"}},
+	{"1c choosing a backend", []string{"storage/open"}},
+	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
+	{"2b harnesses for tests", []string{"storage/storetest", "internal/etcdtest/cluster", "internal/s3test"}},
+	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
+	{"3b whole backups and restores", []string{"backup", "restore"}},
+	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
+}
+
+// apart lists packages that must not meet even where the order would allow it.
+var apart = []struct{ from, to, why string }{
+	{"restore", "backup", "backup and restore meet only through the repository"},
+	{"backup", "restore", "backup and restore meet only through the repository"},
+	{"internal/repository", "internal/seal", "a repository never sees plaintext"},
+	{"storage", "internal/manifest", "a store is dumb: it knows nothing of manifests"},
+	{"storage", "internal/seal", "a store is dumb: it knows nothing of encryption"},
+}
+
+// homes lists heavy or far-reaching dependencies with the only packages that
+// may import them, in their tests too.
+var homes = []struct {
+	dependency string
+	packages   []string
+	why        string
+}{
+	{"go.etcd.io/etcd/server/v3", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest"}, "etcd's server is large, and its internals change"},
+	{"go.etcd.io/etcd/etcdutl/v3", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest"}, "etcdutl is a yardstick for tests"},
+	{"go.etcd.io/bbolt", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest", "backup/etcd"}, "bbolt panics on damaged pages: read with snapdb"},
+	{"github.com/aws", []string{"storage/s3", "internal/s3test"}, "provider names and error types never leave a backend"},
+	{"github.com/spf13", []string{"cmd/lifeboat"}, "flags are the command's business"},
+	{"github.com/schollz/progressbar", []string{"cmd/lifeboat"}, "the core emits events; the command draws"},
+	{"filippo.io/age", []string{"internal/seal", "backup", "restore", "cmd/lifeboat", "internal/demo", "internal/doctor"}, "sealing is seal's; others only pass keys along"},
+	{"golang.org/x/mod/sumdb/note", []string{"internal/manifest"}, "signing is manifest's"},
+	{"k8s.io", []string{"backup/host", "internal/kubefixture"}, "Kubernetes' types are needed for static pods only"},
+	{"log/slog", []string{"cmd/lifeboat", "internal/manifest"}, "libraries emit events and don't log; manifest only hides keys from logs"},
+}
+
+// harnesses are never part of the program: only tests import them.
+var harnesses = []string{"storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test"}
+
+// pkg is one folder of Go files.
+type pkg struct {
+	imports, testImports map[string]string // import path -> a file that has it
+}
+
+func TestPackagesImportOnlyFromLayersBelow(t *testing.T) {
+	packages := tree(t)
+	level := map[string]int{}
+	for i, layer := range layers {
+		for _, p := range layer.packages {
+			level[p] = i
+			if packages[p] == nil {
+				t.Errorf("the table lists %s, which does not exist", p)
+			}
+		}
+	}
+	for name, p := range packages {
+		from, known := level[name]
+		if !known {
+			t.Errorf("%s is not in the table of layers: decide where it belongs and add it", name)
+			continue
+		}
+		for imported, file := range p.imports {
+			target, ours := strings.CutPrefix(imported, module)
+			if !ours {
+				continue
+			}
+			if to, ok := level[target]; ok && to >= from {
+				t.Errorf("%s (layer %s) imports %s (layer %s): imports point only downwards", file, layers[from].level, target, layers[to].level)
+			}
+			if slices.Contains(harnesses, target) && !slices.Contains(harnesses, name) {
+				t.Errorf("%s imports %s, which is for tests", file, target)
+			}
+			for _, rule := range apart {
+				if within(name, rule.from) && within(target, rule.to) {
+					t.Errorf("%s imports %s: %s", file, target, rule.why)
+				}
+			}
+		}
+	}
+}
+
+func TestHeavyDependenciesHaveOneHome(t *testing.T) {
+	for name, p := range tree(t) {
+		for _, imports := range []map[string]string{p.imports, p.testImports} {
+			for imported, file := range imports {
+				for _, home := range homes {
+					if within(imported, home.dependency) && !slices.Contains(home.packages, name) &&
+						!(strings.HasSuffix(file, "_test.go") && home.dependency == "filippo.io/age") {
+						t.Errorf("%s imports %s, whose home is %s: %s", file, imported, strings.Join(home.packages, ", "), home.why)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestTestsDontImportTheCommandLine(t *testing.T) {
+	for name, p := range tree(t) {
+		for imported, file := range p.testImports {
+			if name != "cmd/lifeboat" && within(imported, module+"cmd") {
+				t.Errorf("%s imports %s", file, imported)
+			}
+		}
+	}
+}
+
+// within reports whether name is the path or below it.
+func within(name, path string) bool {
+	return name == path || strings.HasPrefix(name, path+"/")
+}
+
+// tree parses the imports of every Go file of the module.
+func tree(t *testing.T) map[string]*pkg {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	packages := map[string]*pkg{}
+	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if entry.IsDir() {
+			if _, err := os.Stat(filepath.Join(file, "go.mod")); err == nil && rel != "." {
+				return fs.SkipDir // a module of its own
+			}
+			if rel != "." && (strings.HasPrefix(entry.Name(), ".") || rel == "bin" || entry.Name() == "testdata") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") {
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		name := path.Dir(rel)
+		if packages[name] == nil {
+			packages[name] = &pkg{imports: map[string]string{}, testImports: map[string]string{}}
+		}
+		into := packages[name].imports
+		if strings.HasSuffix(rel, "_test.go") {
+			into = packages[name].testImports
+		}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			into[imported] = rel
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) < 10 {
+		t.Fatalf("found only %d packages below %s", len(packages), root)
+	}
+	return packages
+}
