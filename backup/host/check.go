@@ -145,6 +145,7 @@ func (c *closure) pems() map[string]parsedPEM {
 // check looks at certificates and keys. A node whose certificates are expired
 // or don't fit is captured as it is: that is what a backup is for.
 func (c *closure) check(now time.Time) {
+	c.checkDocuments()
 	pems := c.pems()
 	pairs := make(map[pair]bool)
 	for p := range c.pairs {
@@ -227,6 +228,12 @@ func (c *closure) checkPair(p pair, cert, key parsedPEM) {
 		public = cert.publics[0]
 	default:
 		return
+	}
+	for _, other := range cert.certs {
+		// After a rotation an authority's file holds the old one too, in any order.
+		if cert.certs[0].IsCA && samePublic(other.PublicKey, key.publics[0]) {
+			return
+		}
 	}
 	if !samePublic(public, key.publics[0]) {
 		c.degraded.addf("%s does not match its key %s", p.cert, p.key)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -30,6 +29,7 @@ type item struct {
 	why      string // who names it: stands in messages
 	view     *view  // how names inside the file are to be read; nil: as the host sees them
 	fileOnly bool   // a folder of this name is not meant
+	config   bool   // the file must be a kubeconfig
 	required bool   // its absence means that the node is not whole
 	explicit bool   // named itself, not found in a folder: beats trust folders and broad ones
 }
@@ -40,13 +40,6 @@ type entry struct {
 	sum    [sha256.Size]byte
 	data   []byte // nil when too large to hold
 	named  bool   // something names it: it is in use
-}
-
-// note is a folder that is known by hash only.
-type note struct {
-	files int
-	sum   [sha256.Size]byte
-	bytes int64
 }
 
 // closure is everything that a node's static pods and services reach.
@@ -68,6 +61,7 @@ type closure struct {
 	pods      []staticPod
 	pairs     map[pair]bool
 	keys      []providerKeys
+	configs   map[string]bool // files that must be kubeconfigs
 	servers   map[string]bool // URLs in kubeconfigs
 
 	degraded *set
@@ -80,25 +74,6 @@ type parsedKey struct {
 	view *view
 }
 
-// set keeps distinct texts.
-type set struct{ texts map[string]bool }
-
-func (s *set) addf(format string, args ...any) {
-	if s.texts == nil {
-		s.texts = make(map[string]bool)
-	}
-	s.texts[fmt.Sprintf(format, args...)] = true
-}
-
-func (s *set) sorted() []string {
-	out := make([]string, 0, len(s.texts))
-	for text := range s.texts {
-		out = append(out, text)
-	}
-	slices.Sort(out)
-	return out
-}
-
 // collect follows every name from the well-known places, the extra paths and
 // the static pods.
 func collect(ctx context.Context, t *tree, extra []string, limits Limits) (*closure, error) {
@@ -106,7 +81,7 @@ func collect(ctx context.Context, t *tree, extra []string, limits Limits) (*clos
 		t: t, limits: limits.withDefaults(),
 		parsed: make(map[parsedKey]bool), entries: make(map[string]*entry), folders: make(map[string]bool),
 		noted: make(map[string]note), skipped: make(map[string]string), manifests: make(map[string]bool),
-		dataDirs: make(map[string]bool), pairs: make(map[pair]bool), servers: make(map[string]bool),
+		dataDirs: make(map[string]bool), pairs: make(map[pair]bool), configs: make(map[string]bool), servers: make(map[string]bool),
 		degraded: &set{}, warnings: &set{},
 	}
 	for _, dir := range manifestFolders {
@@ -206,6 +181,9 @@ func (c *closure) follow(i item) {
 		c.folders[place.Name] = true
 		c.folder(place.Name, info, i, 0)
 	case info.Mode().IsRegular():
+		if i.config {
+			c.configs[place.Name] = true
+		}
 		c.file(place.Name, i)
 	default:
 		c.skipped[place.Name] = "a socket, fifo or device"
@@ -451,49 +429,6 @@ func (c *closure) addParents() {
 	}
 }
 
-// note hashes a folder without storing it: names, types, contents.
-func (c *closure) note(name string) {
-	if _, known := c.noted[name]; known {
-		return
-	}
-	n := note{}
-	h := sha256.New()
-	var walk func(name string, depth int)
-	walk = func(name string, depth int) {
-		names, err := c.t.folder(name, c.limits.Files)
-		if err != nil || depth > maxDepth {
-			return
-		}
-		for _, base := range names {
-			child := path.Join(name, base)
-			info, err := c.t.root.Lstat(child)
-			if err != nil || n.files >= c.limits.Files {
-				continue
-			}
-			switch {
-			case info.IsDir():
-				walk(child, depth+1)
-			case info.Mode()&fs.ModeSymlink != 0:
-				target, _ := c.t.root.Readlink(child)
-				fmt.Fprintf(h, "link %q %q\n", child, target)
-				n.files++
-			case info.Mode().IsRegular():
-				got, err := c.t.read(child, c.limits.FileBytes, 0)
-				if err != nil || n.bytes+got.size > c.limits.TotalBytes {
-					fmt.Fprintf(h, "unread %q\n", child)
-					continue
-				}
-				fmt.Fprintf(h, "file %q %x\n", child, got.sum)
-				n.files++
-				n.bytes += got.size
-			}
-		}
-	}
-	walk(name, 0)
-	h.Sum(n.sum[:0])
-	c.noted[name] = n
-}
-
 // names returns the entries' names in order.
 func (c *closure) names() []string {
 	out := make([]string, 0, len(c.entries))
@@ -502,17 +437,4 @@ func (c *closure) names() []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// show makes a path that came from a file fit for a message.
-func show(p string) string {
-	if len(p) > 200 {
-		p = p[:200] + "…"
-	}
-	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, p), "?")
 }

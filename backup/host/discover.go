@@ -38,6 +38,9 @@ var ErrNoEtcd = errors.New("no etcd was found in the static pods")
 // Discover reads the static pods below root. The file names it returns are
 // joined with root, so that this process can open them.
 func Discover(root string) (*Discovery, error) {
+	if root == "" {
+		root = "/"
+	}
 	t, err := openTree(root)
 	if err != nil {
 		return nil, err
@@ -51,8 +54,8 @@ func Discover(root string) (*Discovery, error) {
 		if *file == "" {
 			continue
 		}
-		// A link on the way would lead out of the root when another process follows it.
-		if place, err := t.resolve(*file); err == nil {
+		// An absolute link on the way would lead out of the root.
+		if place, err := t.resolve(*file); err == nil && len(place.Links) > 0 && filepath.Clean(root) != "/" {
 			*file = filepath.Join(root, filepath.FromSlash(place.Name))
 		} else {
 			*file = filepath.Join(root, *file)

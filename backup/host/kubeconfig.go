@@ -4,6 +4,10 @@ import (
 	"encoding/base64"
 	"path"
 	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"lifeboat/internal/seal"
 )
 
 // isKubeconfig: kubectl and the kubelet read files without a kind too.
@@ -11,6 +15,39 @@ func isKubeconfig(doc map[string]any) bool {
 	_, clusters := doc["clusters"].([]any)
 	_, users := doc["users"].([]any)
 	return clusters && users
+}
+
+// usualConfigs are kubeadm's kubeconfigs. Other files named .conf beside them
+// need not be any.
+var usualConfigs = []string{"admin", "super-admin", "controller-manager", "scheduler", "kubelet", "bootstrap-kubelet"}
+
+// checkDocuments tells of files without which a node does not start and that
+// can't be parsed.
+func (c *closure) checkDocuments() {
+	for _, name := range usualConfigs {
+		c.configs["etc/kubernetes/"+name+".conf"] = true
+	}
+	for name := range c.configs {
+		if doc, stored := c.parsedDocument(name); stored && !isKubeconfig(doc) {
+			c.degraded.addf("%s: not a kubeconfig that can be parsed", name)
+		}
+	}
+	const kubelet = "var/lib/kubelet/config.yaml"
+	if doc, stored := c.parsedDocument(kubelet); stored && doc["kind"] != "KubeletConfiguration" {
+		c.degraded.addf("%s: not a kubelet's configuration that can be parsed", kubelet)
+	}
+}
+
+// parsedDocument returns a stored file's YAML or JSON mapping, nil if it is none.
+func (c *closure) parsedDocument(name string) (doc map[string]any, stored bool) {
+	e, ok := c.entries[name]
+	if !ok || e.header.Type != seal.TypeFile || len(e.data) > parseLimit {
+		return nil, false
+	}
+	if yaml.Unmarshal(e.data, &doc) != nil {
+		return nil, true
+	}
+	return doc, true
 }
 
 // kubeconfig follows a kubeconfig's files and checks the pairs inside it.

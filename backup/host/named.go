@@ -11,8 +11,8 @@ import (
 	"lifeboat/internal/chroot"
 )
 
-// parse follows the names in one captured file. What it doesn't know it
-// leaves alone; what should be readable and is not makes the backup degraded.
+// parse follows the names in one captured file, and leaves alone what it
+// doesn't know. A static pod that can't be parsed makes the backup degraded.
 func (c *closure) parse(name string, data []byte, v *view) {
 	base := path.Base(name)
 	switch dir := path.Dir(name); {
@@ -110,22 +110,13 @@ func (c *closure) toml(name string, data []byte) {
 	}
 }
 
-// mustParse says whether a file that is no YAML is a defect.
-func mustParse(name string) bool {
-	dir, base := path.Split(name)
-	return dir == "etc/kubernetes/" && strings.HasSuffix(base, ".conf") || name == "var/lib/kubelet/config.yaml"
-}
-
 // document follows the names in a YAML or JSON file: a kubeconfig, a
 // component's configuration, an encryption configuration and whatever else
 // names files by absolute paths.
 func (c *closure) document(name string, data []byte, v *view) {
 	var doc map[string]any
 	if err := yaml.Unmarshal(data, &doc); err != nil || len(doc) == 0 {
-		if mustParse(name) {
-			c.degraded.addf("%s: can't be parsed", name)
-		}
-		return
+		return // check tells of those that must be readable
 	}
 	kind, _ := doc["kind"].(string)
 	switch {
@@ -141,8 +132,6 @@ func (c *closure) document(name string, data []byte, v *view) {
 		}
 	case kind == "AdmissionConfiguration":
 		c.admission(name, doc, v)
-	case mustParse(name):
-		c.degraded.addf("%s: can't be parsed", name)
 	}
 	if p, ok := doc["data-dir"].(string); ok && doc["listen-client-urls"] != nil { // etcd's own configuration file
 		if host, ok := v.host(p); ok {

@@ -118,7 +118,7 @@ func (c *container) option(name string) string {
 // runs says whether the container's command is the program.
 func (c *container) runs(program string) bool {
 	for _, w := range c.words {
-		if path.Base(w) == program {
+		if !strings.HasPrefix(w, "-") && path.Base(w) == program {
 			return true
 		}
 	}
@@ -183,7 +183,8 @@ func (c *closure) pod(p staticPod) {
 			}
 			for _, inside := range filesOf(f.value) {
 				if host, ok := ct.view.host(inside); ok {
-					c.add(item{path: host, why: "--" + f.name + " of " + who, view: ct.view, fileOnly: true, explicit: true, required: mustExist(f.name)})
+					c.add(item{path: host, why: "--" + f.name + " of " + who, view: ct.view, fileOnly: true, explicit: true,
+						required: mustExist(f.name), config: strings.HasSuffix(f.name, "kubeconfig")})
 				}
 			}
 		}

@@ -42,7 +42,8 @@ func (t *tree) close() error { return t.root.Close() }
 func (t *tree) readlink(name string) (string, error) {
 	info, err := t.root.Lstat(name)
 	switch {
-	case errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
+		// Too long for a name: a secret in base64 may begin with a slash too.
 		return "", fs.ErrNotExist
 	case err != nil:
 		return "", err
