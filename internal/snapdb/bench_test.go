@@ -72,7 +72,7 @@ func heapPeak() func() uint64 {
 func bigFile(b *testing.B) (string, *etcdtest.BuildResult) {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "big.db")
-	built, err := etcdtest.BuildDB(path, etcdtest.BuildOptions{Bytes: 1_400_000_000, Trailer: true})
+	built, err := etcdtest.BuildDB(path, etcdtest.BuildOptions{Bytes: 950_000_000, Trailer: true})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -139,7 +139,7 @@ func TestFlippedBytesAnywhereAreHarmless(t *testing.T) {
 				_, _ = inspectBytes(t, data)
 				data[i] = was
 			}
-				for range 3000 { // several at once, headers more often than not
+			for range 3000 { // several at once, headers more often than not
 				bad := bytes.Clone(data)
 				for range 1 + rng.IntN(8) {
 					i := rng.IntN(len(bad))
