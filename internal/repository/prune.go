@@ -141,7 +141,7 @@ func (v *View) mayRemove(remove []manifest.ID) error {
 // promised is done, and so does what is stored and does not count.
 func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time, there func(string) bool) {
 	proofOf := map[manifest.ID]manifest.ID{}
-	pending := map[manifest.Sequence]bool{} // named by a prune that stays
+	pending := map[manifest.Entry]bool{} // named by a prune that stays
 	for _, m := range v.Manifests {
 		if m.Proof != nil {
 			proofOf[m.ID] = m.Proof.Of
@@ -162,7 +162,7 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 			p.index = append(p.index, e)
 			if m != nil && m.Prune != nil {
 				for _, named := range m.Prune.Manifests {
-					pending[named.Sequence] = true
+					pending[named] = true
 				}
 			}
 			continue
@@ -171,7 +171,7 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 	}
 	for _, seq := range v.st.order { // stored, valid, and no part of the chain
 		s := v.st.slots[seq]
-		if s.m != nil && !v.st.counts[seq] && !pending[seq] {
+		if s.m != nil && !v.st.counts[seq] && !pending[entryOf(s)] {
 			p.entries = append(p.entries, entryOf(s))
 		}
 	}

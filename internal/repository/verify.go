@@ -121,7 +121,7 @@ func (st *state) leftovers() []Problem {
 		case s.m == nil:
 			clear.report(seq, s.kind, "%v; it is no part of the chain any more: look at it, then delete it by hand", s.err)
 		case named && st.pruned[seq] != s.hash:
-			clear.report(seq, Unlinked, "another manifest was pruned in its place")
+			clear.report(seq, Leftover, "it was created in a place that had been pruned, and does not count; the next prune names it")
 		case named || seq < st.base:
 			clear.report(seq, Leftover, "it was pruned, and is deleted when its time has come")
 		default:

@@ -308,9 +308,11 @@ func (st *state) next() (manifest.Sequence, []manifest.Skipped) {
 	}
 }
 
-// broken reports failures that keep a new index from being complete.
+// broken reports failures that keep a new index from being complete. A loss in
+// a place that the last index lists is none: the new one goes on listing it.
 func (st *state) broken() bool {
 	return slices.ContainsFunc(st.problems, func(p Problem) bool {
-		return !p.Kind.Note() && p.Sequence <= st.head && p.Kind != Overwritten
+		_, listed := st.indexed(p.Sequence)
+		return !p.Kind.Note() && p.Sequence <= st.head && p.Kind != Overwritten && !listed
 	})
 }
