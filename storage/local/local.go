@@ -2,9 +2,15 @@
 // links, fsync and flock: a disk, or NFS version 4.
 //
 // An object is a file of the same name below the root. Unfinished objects live
-// in a hidden folder beside them and become visible by one link or rename, so a
+// in a hidden folder of the root and become visible by one link or rename, so a
 // crash leaves nothing half-written in sight. Names are resolved through
 // os.Root: no link inside the directory leads out of it.
+//
+// As in any file system a name can't be an object and a folder of others: with
+// an object "a", putting "a/b" is storage.ErrInvalidName, and the reverse.
+//
+// The root is opened anew for each operation, so that the disk can be unmounted
+// between two backups. Reading never writes: not a folder, not a lock.
 package local
 
 import (
@@ -14,13 +20,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
-	"math/rand/v2"
 	"os"
 	"path"
-	"slices"
-	"strconv"
+	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -31,254 +35,236 @@ import (
 // tempFolder holds unfinished objects. Names in it are not object names.
 const tempFolder = ".lifeboat-tmp"
 
+// maxRaces bounds how often a Put is tried again because a Delete took its
+// empty folder. Each loss needs a Delete at the same moment.
+const maxRaces = 100
+
 // Store implements storage.Store.
 type Store struct {
-	path string
-	root *os.Root
+	dir   string // absolute
+	sweep sync.Once
 }
 
-// New opens the directory, which is made (0700) if missing, and sweeps what
-// dead writers left unfinished.
+// New is the store in dir, which need not exist yet: the first Put makes it
+// (0700). It fails if dir is there and is no directory that can be opened.
 func New(dir string) (*Store, error) {
-	if err := durable.MkdirAll(dir, 0o700); err != nil {
-		return nil, failed("open store", dir, err)
-	}
-	root, err := os.OpenRoot(dir)
+	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, failed("open store", dir, err)
 	}
-	if err := durable.SweepTemp(path.Join(dir, tempFolder)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-		return nil, failed("sweep store", dir, err)
+	s := &Store{dir: abs}
+	root, err := os.OpenRoot(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s, nil
+	case err != nil:
+		return nil, failed("open store", dir, err)
 	}
-	return &Store{path: dir, root: root}, nil
+	return s, root.Close()
 }
 
-// Put implements storage.Store.
+// Put implements storage.Store. RetainUntil is ignored: a directory can't
+// protect what is in it from its owner.
 func (s *Store) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if err := s.put(ctx, name, r, opts.IfAbsent); err != nil {
+	if err := ctx.Err(); err != nil {
+		return failed("put", name, context.Cause(ctx))
+	}
+	src := &source{ctx: ctx, r: r}
+	if err := s.put(ctx, name, src, opts.IfAbsent); err != nil {
+		if src.err != nil {
+			// Not one of ours: what the source met says nothing of the store.
+			return fmt.Errorf("put %s: read its source: %w", name, src.err)
+		}
 		return failed("put", name, err)
 	}
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, name string, r io.Reader, ifAbsent bool) (err error) {
-	temp, tempName, err := s.createTemp()
+func (s *Store) put(ctx context.Context, name string, src *source, ifAbsent bool) (err error) {
+	root, err := s.openForWriting()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if rmErr := s.root.Remove(tempName); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
-			err = errors.Join(err, rmErr)
-		}
-		temp.Close()
-	}()
-	if _, err := io.CopyBuffer(&durable.EarlyWriter{File: temp}, &contextReader{ctx, r}, make([]byte, 256<<10)); err != nil {
+	defer root.Close()
+	if err := checkPlace(root, name, ifAbsent); err != nil {
 		return err
 	}
-	if err := errors.Join(temp.Sync(), ctx.Err()); err != nil {
+	if err := mkdirAll(root, tempFolder); err != nil {
 		return err
 	}
-	dir := path.Dir(name)
-	for {
-		if err := s.mkdirAll(dir); err != nil {
-			return err
-		}
-		if ifAbsent {
-			err = s.root.Link(tempName, name) // link never replaces; rename would
-		} else {
-			err = s.root.Rename(tempName, name)
-		}
-		if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
-			continue // a Delete took the empty folder meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		// The commit point: the name is visible, and durable after this.
-		return s.syncDir(dir)
-	}
-}
-
-func (s *Store) createTemp() (*os.File, string, error) {
-	if err := s.mkdirAll(tempFolder); err != nil {
-		return nil, "", err
-	}
-	for {
-		name := path.Join(tempFolder, durable.TempPrefix+strconv.Itoa(os.Getpid())+"-"+strconv.FormatUint(rand.Uint64(), 36))
-		f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		// Held while we write: a sweeper takes only files that nobody holds.
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			f.Close()
-			return nil, "", errors.Join(err, s.root.Remove(name))
-		}
-		if _, err := s.root.Lstat(name); err != nil {
-			f.Close() // swept between creating and locking
-			continue
-		}
-		return f, name, nil
-	}
-}
-
-// mkdirAll makes a folder and what is missing above it, each durable.
-func (s *Store) mkdirAll(dir string) error {
-	if dir == "." {
-		return nil
-	}
-	if info, err := s.root.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	if err := s.mkdirAll(path.Dir(dir)); err != nil {
-		return err
-	}
-	if err := s.root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return s.syncDir(path.Dir(dir))
-}
-
-func (s *Store) syncDir(dir string) error {
-	f, err := s.root.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // deleted meanwhile, with all that was in it
-	}
+	temp, err := durable.CreateTemp(root, tempFolder, 0o600)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	return f.Sync()
-}
-
-// Open implements storage.Store.
-func (s *Store) Open(ctx context.Context, name string, rng storage.Range) (io.ReadCloser, storage.Info, error) {
-	if err := cmp.Or(ctx.Err(), checkName(name)); err != nil {
-		return nil, storage.Info{}, err
-	}
-	f, err := s.root.Open(name)
-	if err != nil {
-		return nil, storage.Info{}, failed("open", name, err)
-	}
-	stat, err := f.Stat()
-	if err == nil && !stat.Mode().IsRegular() {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		f.Close()
-		return nil, storage.Info{}, failed("open", name, err)
-	}
-	length := max(0, stat.Size()-rng.Offset)
-	if rng.Length > 0 {
-		length = min(length, rng.Length)
-	}
-	section := &exactReader{ctx: ctx, r: io.NewSectionReader(f, rng.Offset, length), left: length}
-	return struct {
-		io.Reader
-		io.Closer
-	}{section, f}, storage.Info{Name: name, Size: stat.Size(), Modified: stat.ModTime()}, nil
-}
-
-// Delete implements storage.Store. Folders that become empty go too.
-func (s *Store) Delete(ctx context.Context, name string) error {
-	if err := cmp.Or(ctx.Err(), checkName(name)); err != nil {
+	defer func() { err = errors.Join(err, temp.Discard()) }()
+	if _, err := io.CopyBuffer(temp, src, make([]byte, 256<<10)); err != nil {
 		return err
 	}
-	err := s.root.Remove(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return nil
+	if err := temp.Sync(); err != nil { // the long part, so that a cancel during it still counts
+		return err
 	}
-	if err != nil {
-		return failed("delete", name, err)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
+	for range maxRaces {
+		if err = mkdirAll(root, path.Dir(name)); err == nil {
+			err = temp.Publish(name, ifAbsent)
+		}
+		// Missing is the folder, which a Delete took meanwhile, unless it is
+		// the unfinished object itself.
+		if !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil || temp.Lost() {
+			break
+		}
+	}
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTDIR) {
+		// A folder under the name, or an object in the place of a folder, can
+		// have come since we looked.
+		return cmp.Or(checkPlace(root, name, false), err)
+	}
+	return err
+}
+
+// checkPlace refuses what the file system would refuse in its own words, and
+// spares a needless upload.
+func checkPlace(root *os.Root, name string, ifAbsent bool) error {
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		if err := s.syncDir(dir); err != nil {
-			return failed("delete", name, err)
+		if info, err := root.Stat(dir); err == nil {
+			if !info.IsDir() {
+				return fmt.Errorf("%w: %q is an object, not a folder", storage.ErrInvalidName, dir)
+			}
+			break
 		}
-		if s.root.Remove(dir) != nil {
-			break // not empty
-		}
+	}
+	info, err := root.Lstat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("%w: it is a folder of other objects", storage.ErrInvalidName)
+	case err == nil && ifAbsent:
+		return fs.ErrExist
 	}
 	return nil
 }
 
-// List implements storage.Store. It walks folders only as the caller pulls.
-func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
-	return func(yield func(storage.Info, error) bool) {
-		start := "."
-		if i := strings.LastIndexByte(prefix, '/'); i > 0 {
-			start = prefix[:i]
+// openForWriting opens the root, made if missing, and once in this Store's life
+// sweeps what dead writers left unfinished.
+func (s *Store) openForWriting() (*os.Root, error) {
+	root, err := os.OpenRoot(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := durable.MkdirAll(s.dir, 0o700); err != nil {
+			return nil, err
 		}
-		if start != "." && !fs.ValidPath(start) {
-			return // no object has such a prefix
-		}
-		s.walk(ctx, start, prefix, yield)
+		root, err = os.OpenRoot(s.dir)
 	}
-}
-
-// walk yields the objects below dir in the byte order of their full names,
-// which is the order of entries when a folder counts as its name and a slash.
-func (s *Store) walk(ctx context.Context, dir, prefix string, yield func(storage.Info, error) bool) bool {
-	entries, err := s.readDir(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-			return true
-		}
-		yield(storage.Info{}, failed("list", dir, err))
-		return false
-	}
-	sortKey := func(e fs.DirEntry) string {
-		if e.IsDir() {
-			return e.Name() + "/"
-		}
-		return e.Name()
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(sortKey(a), sortKey(b)) })
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			yield(storage.Info{}, err)
-			return false
-		}
-		name := path.Join(dir, entry.Name())
-		switch {
-		case dir == "." && entry.Name() == tempFolder:
-		case entry.IsDir():
-			below := name + "/"
-			if strings.HasPrefix(below, prefix) || strings.HasPrefix(prefix, below) {
-				if !s.walk(ctx, name, prefix, yield) {
-					return false
-				}
-			}
-		case entry.Type().IsRegular() && strings.HasPrefix(name, prefix):
-			stat, err := entry.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // deleted meanwhile
-			}
-			if err != nil {
-				yield(storage.Info{}, failed("list", name, err))
-				return false
-			}
-			if !yield(storage.Info{Name: name, Size: stat.Size(), Modified: stat.ModTime()}, nil) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func (s *Store) readDir(dir string) ([]fs.DirEntry, error) {
-	f, err := s.root.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return f.ReadDir(-1)
+	// What can't be swept is hidden and does no harm; the Put must not fail for it.
+	s.sweep.Do(func() { _ = durable.SweepTemp(root, tempFolder) })
+	return root, nil
+}
+
+// mkdirAll makes a folder and what is missing above it, each durable.
+func mkdirAll(root *os.Root, dir string) error {
+	if dir == "." {
+		return nil
+	}
+	if info, err := root.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	if err := mkdirAll(root, path.Dir(dir)); err != nil {
+		return err
+	}
+	if err := root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return durable.SyncDirIn(root, path.Dir(dir))
+}
+
+// Open implements storage.Store.
+func (s *Store) Open(ctx context.Context, name string, rng storage.Range) (io.ReadCloser, storage.Info, error) {
+	if err := checkName(name); err != nil {
+		return nil, storage.Info{}, err
+	}
+	f, info, err := s.open(ctx, name, rng)
+	if err != nil {
+		return nil, storage.Info{}, failed("open", name, err)
+	}
+	left := max(0, info.Size()-rng.Offset)
+	if rng.Length > 0 {
+		left = min(left, rng.Length)
+	}
+	r := &reader{ctx: ctx, name: name, f: f, r: io.NewSectionReader(f, rng.Offset, left), left: left}
+	return r, storage.Info{Name: name, Size: info.Size(), Modified: info.ModTime()}, nil
+}
+
+func (s *Store) open(ctx context.Context, name string, rng storage.Range) (*os.File, fs.FileInfo, error) {
+	if rng.Offset < 0 || rng.Length < 0 {
+		return nil, nil, fmt.Errorf("negative range %d+%d", rng.Offset, rng.Length)
+	}
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer root.Close()
+	// Only a plain file is an object. Looking first keeps us from opening a
+	// named pipe, which would block.
+	if info, err := root.Lstat(name); err != nil {
+		return nil, nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, nil, fs.ErrNotExist
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// Delete implements storage.Store. Folders that become empty go too; a Put that
+// meets such a moment makes its folder again.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := s.remove(ctx, name); err != nil && !isMissing(err) {
+		return failed("delete", name, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, name string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if info, err := root.Lstat(name); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return nil // no object: a folder or somebody's link
+	}
+	if err := root.Remove(name); err != nil {
+		return err
+	}
+	dir := path.Dir(name)
+	for dir != "." && root.Remove(dir) == nil { // until one is not empty
+		dir = path.Dir(dir)
+	}
+	return durable.SyncDirIn(root, dir)
 }
 
 // checkName keeps the folder of unfinished objects out of reach.
@@ -286,57 +272,12 @@ func checkName(name string) error {
 	if err := storage.CheckName(name); err != nil {
 		return err
 	}
-	if name == tempFolder || strings.HasPrefix(name, tempFolder+"/") {
+	if inTempFolder(name) {
 		return fmt.Errorf("%w: %q is reserved", storage.ErrInvalidName, name)
 	}
 	return nil
 }
 
-// failed says what was being done to what, in the store's own errors.
-func failed(doing, what string, err error) error {
-	for from, to := range map[error]error{
-		fs.ErrNotExist:   storage.ErrNotExist,
-		fs.ErrExist:      storage.ErrExist,
-		fs.ErrPermission: storage.ErrPermission,
-		unix.EROFS:       storage.ErrPermission,
-		unix.ENOSPC:      storage.ErrFull,
-		unix.EDQUOT:      storage.ErrFull,
-		unix.ENOTDIR:     storage.ErrNotExist,
-	} {
-		if errors.Is(err, from) {
-			return fmt.Errorf("%s %s: %w: %w", doing, what, to, err)
-		}
-	}
-	return fmt.Errorf("%s %s: %w", doing, what, err)
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.r.Read(p)
-}
-
-// exactReader turns an early end, of a file that shrinks, into an error.
-type exactReader struct {
-	ctx  context.Context
-	r    io.Reader
-	left int64
-}
-
-func (r *exactReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	n, err := r.r.Read(p)
-	r.left -= int64(n)
-	if err == io.EOF && r.left > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
+func inTempFolder(name string) bool {
+	return name == tempFolder || strings.HasPrefix(name, tempFolder+"/")
 }

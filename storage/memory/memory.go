@@ -42,7 +42,8 @@ type Option func(*Store)
 // WithClock sets the clock behind Modified and retention; time.Now by default.
 func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
 
-// WithVersioning keeps earlier contents, and honours RetainUntil for them.
+// WithVersioning keeps earlier contents: replacing adds a version and deleting
+// a marker, as in a versioned bucket. Without it, RetainUntil refuses both.
 func WithVersioning() Option { return func(s *Store) { s.versioning = true } }
 
 // New returns an empty store.
@@ -59,6 +60,9 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, opts storage.
 	if err := storage.CheckName(name); err != nil {
 		return err
 	}
+	if ctx.Err() == nil && opts.IfAbsent && s.exists(name) {
+		return fmt.Errorf("put %s: %w", name, storage.ErrExist) // and the source is not read in vain
+	}
 	data, err := io.ReadAll(&contextReader{ctx, r})
 	if err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
@@ -68,11 +72,24 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, opts storage.
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, visible := s.current(name); visible && opts.IfAbsent {
+	old, visible := s.current(name)
+	switch {
+	case visible && opts.IfAbsent:
 		return fmt.Errorf("put %s: %w", name, storage.ErrExist)
+	case visible && !s.versioning:
+		if err := s.protected("put", name, old); err != nil {
+			return err
+		}
 	}
 	s.append(name, object{data: data, retain: opts.RetainUntil})
 	return nil
+}
+
+func (s *Store) exists(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, visible := s.current(name)
+	return visible
 }
 
 func (s *Store) append(name string, o object) {
@@ -101,6 +118,9 @@ func (o object) info(name string) storage.Info {
 func (s *Store) Open(ctx context.Context, name string, rng storage.Range) (io.ReadCloser, storage.Info, error) {
 	if err := cmp.Or(ctx.Err(), storage.CheckName(name)); err != nil {
 		return nil, storage.Info{}, err
+	}
+	if rng.Offset < 0 || rng.Length < 0 {
+		return nil, storage.Info{}, fmt.Errorf("open %s: negative range %d+%d", name, rng.Offset, rng.Length)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,10 +171,18 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	case !visible:
 	case s.versioning:
 		s.append(name, object{deleted: true})
-	case s.now().Before(o.retain):
-		return fmt.Errorf("delete %s: %w until %s", name, storage.ErrProtected, o.retain.UTC().Format(time.RFC3339))
 	default:
+		if err := s.protected("delete", name, o); err != nil {
+			return err
+		}
 		delete(s.objects, name)
+	}
+	return nil
+}
+
+func (s *Store) protected(doing, name string, o object) error {
+	if s.now().Before(o.retain) {
+		return fmt.Errorf("%s %s: %w until %s", doing, name, storage.ErrProtected, o.retain.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

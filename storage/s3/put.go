@@ -35,8 +35,8 @@ const smallObject = 64 << 10
 // Memory is bounded by three parts of 5 MiB; parts double after every 1,000,
 // so an object of 5 GiB or more takes up to 0.6 % of its size.
 //
-// On a versioned bucket, IfAbsent succeeds over a delete marker: a deleted
-// object is absent.
+// On a versioned bucket, whether IfAbsent succeeds over a delete marker is the
+// server's choice: Amazon creates the object, versitygw answers ErrExist.
 func (s *Store) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
 	if err := storage.CheckName(name); err != nil {
 		return fmt.Errorf("put: %w", err)
@@ -105,19 +105,24 @@ func (p *put) refused(ctx context.Context, op *operation, err error) error {
 	if status, _ := statusOf(err); status != http.StatusPreconditionFailed || ctx.Err() != nil {
 		return failure
 	}
-	switch mine, headErr := p.written(ctx); {
-	case headErr == nil && mine:
-		return nil
-	case headErr == nil:
+	mine, headErr := p.written(ctx)
+	if headErr == nil {
+		if mine {
+			return nil
+		}
 		return failure // ErrExist: another writer's object stands there
-	case op.attempts == 1:
-		if status, _ := statusOf(headErr); status == http.StatusForbidden {
-			return failure // may write only; the first try was refused
+	}
+	if op.attempts == 1 {
+		switch status, _ := statusOf(headErr); status {
+		case http.StatusForbidden: // may write only
+			return failure
+		case http.StatusNotFound: // some servers refuse to create over a delete marker
+			return fmt.Errorf("%w; it has been deleted since, or is hidden by a delete marker", failure)
 		}
 	}
-	// Refused as existing, but whose object it is can't be told: not ErrExist,
-	// since that promises that nothing was written.
-	return fmt.Errorf("put %s: %s: the object exists, and may be this one: its answer was lost and it can't be read back", p.name, p.store.where)
+	// Whose object it is can't be told. This is not ErrExist, which promises
+	// that nothing was written.
+	return fmt.Errorf("put %s: %s: refused since the object exists, which may be this very one: an earlier answer was lost, and it can't be read back", p.name, p.store.where)
 }
 
 // written reports whether the visible object is the one of this Put.
