@@ -56,6 +56,7 @@ type Options struct {
 	AsideDir  string   // absolute; what is replaced is kept in AsideDir/RestoreID under its path
 	RestoreID string   // one path element; the same id again continues an interrupted restore
 	Include   []string // patterns (path.Match) of names or of folders above them; empty: everything
+	Exclude   []string // the same for what is not restored; wins over Include
 	Limits    seal.Limits
 	// KeepOwner leaves files to the user who restores. Owners are restored
 	// only by root in any case.
@@ -127,9 +128,9 @@ func Prepare(ctx context.Context, archive io.Reader, opts Options) (*Plan, error
 	if !filepath.IsAbs(opts.AsideDir) || opts.RestoreID == "" || strings.ContainsAny(opts.RestoreID, `/\`) || opts.RestoreID[0] == '.' {
 		return nil, fmt.Errorf("restore files: an absolute aside folder and a restore id are needed, not %q and %q", opts.AsideDir, opts.RestoreID)
 	}
-	for _, pattern := range opts.Include {
+	for _, pattern := range slices.Concat(opts.Include, opts.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
-			return nil, fmt.Errorf("include %q: %w", pattern, err)
+			return nil, fmt.Errorf("pattern %q: %w", pattern, err)
 		}
 	}
 	d, err := openDisk(opts.Root)
@@ -294,7 +295,7 @@ func (p *Plan) included() (map[string]int, error) {
 				match, used[i] = true, true
 			}
 		}
-		if !match {
+		if !match || slices.ContainsFunc(p.opts.Exclude, func(pattern string) bool { return matches(pattern, name) }) {
 			continue
 		}
 		out[name] = wanted

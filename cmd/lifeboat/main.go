@@ -1,0 +1,116 @@
+// Command lifeboat keeps a Kubernetes control plane recoverable: it backs up
+// etcd and host files, proves and verifies the backups, and restores them.
+//
+// One file per verb. A verb turns flags into a struct, calls the package that
+// does the work, and prints the result; what goes wrong becomes an exit code
+// in one place, exitCode.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"lifeboat/internal/config"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/internal/seal"
+	"lifeboat/restore"
+	"lifeboat/restore/datadir"
+	"lifeboat/restore/files"
+	"lifeboat/storage"
+)
+
+// Exit codes, as the README has them.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitVerify   = 3
+	exitRefused  = 4
+	exitNothing  = 5
+	exitCanceled = 130 // 128 + SIGINT, as shells do
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process at once
+	}()
+	os.Exit(run(ctx, os.Args[1:], streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+}
+
+// streams are the standard three.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// run is the whole program but the process around it.
+func run(ctx context.Context, args []string, std streams) int {
+	a := &app{streams: std, now: time.Now, rand: rand.Reader}
+	root := newRoot(a)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	code := exitCode(ctx, err)
+	if err != nil && !errors.Is(err, errReported) {
+		fmt.Fprintf(std.err, "lifeboat: %v\n", err)
+		if h := hint(err, code); h != "" {
+			fmt.Fprintf(std.err, "hint: %s\n", h)
+		}
+	}
+	return code
+}
+
+// errUsage marks mistakes in the command line.
+var errUsage = errors.New("usage")
+
+// errReported marks an error that the verb has printed itself.
+var errReported = errors.New("reported")
+
+func exitCode(ctx context.Context, err error) int {
+	var refused *seal.RefusedError
+	switch {
+	case err == nil:
+		return exitDone
+	case ctx.Err() != nil:
+		return exitCanceled
+	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, datadir.ErrInvalid), errors.Is(err, files.ErrNoMatch):
+		return exitUsage
+	case errors.Is(err, repository.ErrVerification), errors.Is(err, seal.ErrDamaged), errors.As(err, &refused), errors.Is(err, files.ErrChanged):
+		return exitVerify
+	case errors.Is(err, restore.ErrRefused), errors.Is(err, files.ErrConflict), errors.Is(err, repository.ErrRefused), errors.Is(err, manifest.ErrOtherCluster):
+		return exitRefused
+	case errors.Is(err, repository.ErrNothing):
+		return exitNothing
+	}
+	return exitFailed
+}
+
+// hint says what to do next about errors that everybody meets once.
+func hint(err error, code int) string {
+	switch {
+	case errors.Is(err, seal.ErrNoIdentity):
+		return "none of the keys given with --identity fits this backup; `lifeboat show ID` lists the recipients it was sealed for"
+	case errors.Is(err, storage.ErrPermission):
+		return "check the credentials and the store's policy; `lifeboat doctor` tries each operation"
+	case errors.Is(err, storage.ErrFull):
+		return "make room in the store; nothing of this backup counts until its manifest is there"
+	}
+	switch code {
+	case exitUsage:
+		return "`lifeboat help` and `lifeboat VERB --help` have examples"
+	case exitVerify:
+		return "`lifeboat verify` lists every object concerned; a backup named with --backup can still be restored if its own bytes verify"
+	case exitNothing:
+		return "`lifeboat list` shows what can be restored"
+	}
+	return ""
+}

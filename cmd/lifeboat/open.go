@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+
+	"filippo.io/age"
+	"golang.org/x/term"
+
+	"lifeboat/internal/config"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/internal/seal"
+	"lifeboat/internal/witness"
+	"lifeboat/storage/open"
+	"lifeboat/storage/s3"
+)
+
+// loadConfig reads the configuration and the files that it names.
+func (a *app) loadConfig() (*config.Config, *manifest.Trust, error) {
+	c, err := config.Load(a.configPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w: %w; make one with `lifeboat init`, name it with --config, or read with --store, --cluster and --trust", errUsage, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	trust, err := loadTrust(c.Signing.TrustFile, c.Cluster)
+	return c, trust, err
+}
+
+// loadTrust reads a trust file and holds it to the cluster's name, which may
+// be the short or the full one.
+func loadTrust(path, cluster string) (*manifest.Trust, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: read trust file: %w", config.ErrInvalid, err)
+	}
+	trust, err := manifest.ParseTrust(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: trust file %s: %w", config.ErrInvalid, path, err)
+	}
+	name, _, _ := manifest.ClusterName(trust.Cluster)
+	if cluster != "" && cluster != name && cluster != trust.Cluster {
+		return nil, fmt.Errorf("%w: the trust file %s is of cluster %s, not of %q", config.ErrInvalid, path, trust.Cluster, cluster)
+	}
+	return trust, nil
+}
+
+func loadSigner(path string) (*manifest.Signer, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: read signing key: %w", config.ErrInvalid, err)
+	}
+	signer, err := manifest.ParseSigner(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: signing key %s: %w", config.ErrInvalid, path, err)
+	}
+	return signer, nil
+}
+
+// opened is one store with its repository, or with the reason why not.
+type opened struct {
+	url        string
+	settings   config.Store
+	repository *repository.Repository
+	err        error
+}
+
+// stores opens the configured stores, or the one that --store names.
+func (a *app) stores(ctx context.Context, signer *manifest.Signer) (*config.Config, []opened, *witness.Memory, error) {
+	if a.trustPath != "" {
+		trust, err := loadTrust(a.trustPath, a.cluster)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		c := config.Default()
+		c.Cluster, c.Signing.TrustFile, c.Stores = a.cluster, a.trustPath, []config.Store{config.DefaultStore(a.storeURL)}
+		// Read only, perhaps on a borrowed machine: nothing is remembered.
+		return c, []opened{a.openStore(ctx, c, c.Stores[0], trust, nil, nil)}, nil, nil
+	}
+	c, trust, err := a.loadConfig()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	memory, err := witness.Open(c.StateDir, trust.Cluster)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var list []opened
+	for _, s := range c.Stores {
+		if a.storeURL == "" || a.storeURL == s.URL {
+			list = append(list, a.openStore(ctx, c, s, trust, signer, memory))
+		}
+	}
+	if len(list) == 0 {
+		return nil, nil, nil, fmt.Errorf("%w: %s is not a store of %s; give --cluster and --trust to read it all the same", errUsage, a.storeURL, a.configPath)
+	}
+	return c, list, memory, nil
+}
+
+func (a *app) openStore(ctx context.Context, c *config.Config, settings config.Store, trust *manifest.Trust, signer *manifest.Signer, memory *witness.Memory) opened {
+	o := opened{url: settings.URL, settings: settings}
+	store, err := open.Store(ctx, settings.URL, s3Config(settings))
+	if err != nil {
+		o.err = err
+		return o
+	}
+	options := repository.Options{
+		Trust: trust, Signer: signer, Name: settings.URL, Now: a.now, Rand: a.rand,
+		Writer: a.writer(c), Events: a.listener(),
+	}
+	if memory != nil {
+		options.Seen = memory.Of(settings.URL)
+	}
+	o.repository, o.err = repository.Open(store, options)
+	return o
+}
+
+// writer says who commits. Reading without a configuration has no node.
+func (a *app) writer(c *config.Config) manifest.Writer {
+	node := c.Node
+	if node == "" {
+		node = "unnamed"
+	}
+	return manifest.Writer{Node: node, Version: version()}
+}
+
+// s3Config maps the configuration's settings to the backend's.
+func s3Config(store config.Store) s3.Config {
+	c := s3.Config{
+		Endpoint: store.S3.Endpoint, Region: store.S3.Region, Profile: store.S3.Profile,
+		PathStyle: store.S3.PathStyle, CAFile: store.S3.CAFile, Checksums: store.S3.Checksums,
+		SSE: store.S3.SSE, KMSKeyID: store.S3.KMSKeyID, StorageClass: store.S3.StorageClass,
+	}
+	c.ObjectLock.Mode, c.ObjectLock.Days = store.S3.ObjectLock.Mode, store.S3.ObjectLock.Days
+	return c
+}
+
+// read opens the first store that answers, for verbs that need one only.
+func (a *app) read(ctx context.Context) (*config.Config, *repository.Repository, error) {
+	c, list, memory, err := a.stores(ctx, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	var errs []error
+	for _, o := range list {
+		if o.err == nil {
+			_, o.err = o.repository.Chains(ctx)
+		}
+		if o.err != nil {
+			errs = append(errs, fmt.Errorf("store %s: %w", o.url, o.err))
+			continue
+		}
+		for _, err := range errs {
+			fmt.Fprintf(a.err, "warning: %v; reading %s instead\n", err, o.url)
+		}
+		if memory != nil {
+			a.remember(memory, o)
+		}
+		return c, o.repository, nil
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+// remember keeps the heads that a store showed. Not being able to is worth a
+// warning only: the work is done.
+func (a *app) remember(memory *witness.Memory, o opened) {
+	if memory == nil || o.repository == nil {
+		return
+	}
+	if err := memory.Note(o.repository.Heads()...); err != nil && !a.quiet {
+		fmt.Fprintf(a.err, "warning: %v\n", err)
+	}
+}
+
+// loadIdentities reads the keys named with --identity. Passphrases are asked
+// for on the terminal only.
+func (a *app) loadIdentities() ([]age.Identity, error) {
+	var all []age.Identity
+	for _, path := range a.identities {
+		ids, err := a.loadIdentity(path)
+		if err != nil {
+			return nil, fmt.Errorf("%w: identity %s: %w", errUsage, path, err)
+		}
+		all = append(all, ids...)
+	}
+	return all, nil
+}
+
+func (a *app) loadIdentity(path string) ([]age.Identity, error) {
+	var r io.Reader = a.in
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	return seal.Dialog{
+		Ask:  a.askSecret,
+		Show: func(message string) { fmt.Fprintln(a.err, message) },
+	}.ParseIdentities(r)
+}
+
+// askSecret reads a line from the terminal without showing it.
+func (a *app) askSecret(prompt string) ([]byte, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, errors.New("the key needs a passphrase, and there is no terminal to ask on")
+	}
+	defer tty.Close()
+	fmt.Fprintf(tty, "%s: ", prompt)
+	secret, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(tty)
+	return secret, err
+}
+
+// buildVersion is set by the linker: -X main.buildVersion=v1.2.3.
+var buildVersion string
+
+func version() string {
+	if buildVersion != "" {
+		return buildVersion
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}

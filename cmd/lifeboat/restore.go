@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"lifeboat/backup"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/restore"
+	"lifeboat/restore/files"
+)
+
+func newRestore(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "Restore etcd's data or a node's files",
+		Long: `Restores need no API server, no DNS and no agent: only this binary, the
+identity, the trust file, and the store.
+
+Each one first says what it would do and asks; --yes answers. What is replaced
+moves aside and is never deleted. No restore contacts a live etcd: if a majority
+of the members is alive, replace the lost one instead of restoring.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newRestoreEtcd(a), newRestoreFiles(a))
+	return cmd
+}
+
+// confirmation asks before anything changes.
+type confirmation struct{ yes, dryRun bool }
+
+func (f *confirmation) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan and stop")
+	cmd.MarkFlagsMutuallyExclusive("yes", "dry-run")
+}
+
+var errDeclined = errors.New("not confirmed; nothing was changed")
+
+// confirm asks on the terminal. Without one, only --yes is an answer.
+func (a *app) confirm(f confirmation) error {
+	if f.yes {
+		return nil
+	}
+	if in, ok := a.in.(*os.File); ok && !term.IsTerminal(int(in.Fd())) {
+		return fmt.Errorf("%w: nobody can be asked here; give --yes to go on, or --dry-run to see the plan", errUsage)
+	}
+	fmt.Fprint(a.err, "Go on? [y/N] ")
+	answer, _ := bufio.NewReader(a.in).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return errDeclined
+	}
+	return nil
+}
+
+// asideDir is where restores keep what they replace.
+func asideDir(stateDir string) string { return filepath.Join(stateDir, "aside") }
+
+func newRestoreEtcd(a *app) *cobra.Command {
+	var point pointFlags
+	var confirm confirmation
+	var options restore.EtcdOptions
+	var bump uint64
+	cmd := &cobra.Command{
+		Use:   "etcd",
+		Short: "Make a data directory that one etcd member starts from",
+		Long: `Fetches, unseals and checks a backup, and writes it as the data directory of one
+etcd member, with a fresh random cluster token, the last revision raised and
+everything before it marked compacted. A member directory that is there moves
+aside. One that is in use is refused.
+
+For a cluster of several members, run it on each with its own --name and
+--peer-url, and on all with the same --backup, --initial-cluster, --token and
+--bump.`,
+		Example: `  lifeboat restore etcd --identity recovery.key --data-dir /var/lib/etcd \
+    --name cp1 --peer-url https://10.0.0.11:2380
+  lifeboat restore etcd --identity recovery.key --data-dir /tmp/etcd --name m --peer-url http://127.0.0.1:2380 --dry-run`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("bump") {
+				options.Bump = &bump
+			}
+			return a.restoreEtcd(cmd.Context(), point, options, confirm)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&options.DataDir, "data-dir", "", "etcd's data directory, such as /var/lib/etcd")
+	f.StringVar(&options.Name, "name", "", "the member's name, etcd's --name")
+	f.StringSliceVar(&options.PeerURLs, "peer-url", nil, "the member's advertised peer URL")
+	f.StringVar(&options.InitialCluster, "initial-cluster", "", "all members, NAME=URL,...; default is this one alone")
+	f.StringVar(&options.Token, "token", "", "cluster token, the same on all members; default is a fresh random one")
+	f.Uint64Var(&bump, "bump", 0, "raise the last revision by this and mark what was before compacted; 0: neither (default: safe for the backup's age)")
+	f.StringVar(&options.TargetVersion, "target-version", "", "etcd version that will start from it; default is the snapshot's own")
+	point.add(a, cmd)
+	point.addEtcd(cmd)
+	confirm.add(cmd)
+	a.readFlags(cmd)
+	a.identityFlag(cmd, true)
+	a.outputFlag(cmd)
+	check(cmd, func() error {
+		if options.DataDir == "" || options.Name == "" || len(options.PeerURLs) == 0 {
+			return fmt.Errorf("%w: restore etcd needs --data-dir, --name and --peer-url", errUsage)
+		}
+		return nil
+	})
+	return cmd
+}
+
+type restoredEtcdJSON struct {
+	ID        manifest.ID       `json:"id"`
+	Revision  manifest.Revision `json:"revision"`
+	DataDir   string            `json:"dataDir"`
+	Token     string            `json:"token"`
+	Bump      uint64            `json:"bump"`
+	RestoreID string            `json:"restoreID"`
+	Aside     string            `json:"aside"`
+	Seconds   float64           `json:"seconds"`
+}
+
+func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore.EtcdOptions, confirm confirmation) error {
+	c, repo, err := a.read(ctx)
+	if err != nil {
+		return err
+	}
+	if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
+		return err
+	}
+	if options.Identities, err = a.loadIdentities(); err != nil {
+		return err
+	}
+	options.AsideDir, options.Now, options.Rand = asideDir(c.StateDir), a.now, a.rand
+	plan, err := restore.PlanEtcd(ctx, repo, options)
+	if err != nil {
+		return err
+	}
+	if err := plan.Print(a.planStream(confirm)); err != nil || confirm.dryRun {
+		return err
+	}
+	if err := a.confirm(confirm); err != nil {
+		return err
+	}
+	start := a.now()
+	if err := plan.Execute(ctx, a.listener()); err != nil {
+		return err
+	}
+	took := a.now().Sub(start)
+	if a.format == "json" {
+		return a.printJSON(restoredEtcdJSON{
+			ID: plan.Backup.ID, Revision: plan.Backup.Etcd.Revision, DataDir: options.DataDir, Token: plan.Token,
+			Bump: plan.Bump, RestoreID: plan.RestoreID, Aside: plan.Result.Aside, Seconds: took.Seconds(),
+		})
+	}
+	fmt.Fprintf(a.out, "restored backup %s of %s to %s in %s\n", plan.Backup.ID, plan.Backup.Created.Format(time.RFC3339), options.DataDir, humanTook(took))
+	if plan.Result.Aside != "" {
+		fmt.Fprintf(a.out, "the old member is kept in %s\n", plan.Result.Aside)
+	}
+	return nil
+}
+
+// planStream is where plans go: standard error, so that standard output holds
+// the result alone, but for a dry run, whose result the plan is.
+func (a *app) planStream(confirm confirmation) io.Writer {
+	if confirm.dryRun && a.format == "text" {
+		return a.out
+	}
+	return a.err
+}
+
+func newRestoreFiles(a *app) *cobra.Command {
+	var point pointFlags
+	var confirm confirmation
+	var options files.Options
+	var node string
+	cmd := &cobra.Command{
+		Use:   "files",
+		Short: "Put a node's files back",
+		Long: `Puts certificates, kubeconfigs, manifests and all else that was captured of a
+node back below --root, with modes, owners (as root), times and links as they
+were. The whole archive is checked before the first file is touched. A file that
+is there and differs moves aside; one that the backup does not have stays and is
+listed.
+
+Kubelet starts whatever appears in etc/kubernetes/manifests: on a machine where
+it runs, put those back last, with --include.`,
+		Example: `  lifeboat restore files --identity recovery.key --node cp1 --root /
+  lifeboat restore files --identity recovery.key --node cp1 --root /mnt/new --include 'etc/kubernetes/pki/*'`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.restoreFiles(cmd.Context(), point, node, options, confirm)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&options.Root, "root", "", "where the files go: / or the mounted root of another machine")
+	f.StringVar(&node, "node", "", "whose files")
+	f.StringArrayVar(&options.Include, "include", nil, "only names that match, such as 'etc/kubernetes/*.conf'; a folder's name means all below it; may be repeated")
+	f.StringArrayVar(&options.Exclude, "exclude", nil, "all but names that match; may be repeated")
+	f.StringVar(&options.RestoreID, "restore-id", "", "name of the aside folder; the same one continues an interrupted restore (default: random)")
+	point.add(a, cmd)
+	confirm.add(cmd)
+	a.readFlags(cmd)
+	a.identityFlag(cmd, true)
+	a.outputFlag(cmd)
+	_ = cmd.Flags().MarkHidden("revision")
+	check(cmd, func() error {
+		if options.Root == "" || (node == "" && point.backup == "") {
+			return fmt.Errorf("%w: restore files needs --root and --node", errUsage)
+		}
+		return nil
+	})
+	return cmd
+}
+
+type restoredFilesJSON struct {
+	ID        manifest.ID `json:"id"`
+	Root      string      `json:"root"`
+	Created   int         `json:"created"`
+	Replaced  int         `json:"replaced"`
+	Adjusted  int         `json:"adjusted"`
+	Identical int         `json:"identical"`
+	Bytes     int64       `json:"bytes"`
+	Left      []string    `json:"left"`
+	Aside     string      `json:"aside"`
+}
+
+func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, options files.Options, confirm confirmation) error {
+	c, repo, err := a.read(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := a.resolveFiles(ctx, repo, flags, node)
+	if err != nil {
+		return err
+	}
+	open, err := a.archive(ctx, repo, m)
+	if err != nil {
+		return err
+	}
+	if options.RestoreID == "" {
+		id, err := manifest.NewID(a.rand)
+		if err != nil {
+			return err
+		}
+		options.RestoreID = string(id)
+	}
+	options.AsideDir = asideDir(c.StateDir)
+
+	r, limits, err := open()
+	if err != nil {
+		return err
+	}
+	options.Limits = limits
+	plan, err := files.Prepare(ctx, r, options)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fmt.Errorf("plan the restore of backup %s to %s: %w", m.ID, options.Root, err)
+	}
+	defer plan.Close()
+	printFilesPlan(a.planStream(confirm), m, options, plan)
+	if confirm.dryRun {
+		return nil
+	}
+	if err := a.confirm(confirm); err != nil {
+		return err
+	}
+	if r, _, err = open(); err != nil {
+		return err
+	}
+	defer r.Close()
+	result, err := plan.Apply(ctx, r)
+	if err != nil {
+		return fmt.Errorf("restore backup %s to %s: %w; run it again with --restore-id %s to continue", m.ID, options.Root, err, options.RestoreID)
+	}
+	return a.printRestoredFiles(m, options, plan, result)
+}
+
+// resolveFiles finds the backup of a node's files that is meant.
+func (a *app) resolveFiles(ctx context.Context, repo *repository.Repository, flags pointFlags, node string) (*manifest.Manifest, error) {
+	point, chain, err := flags.point(ctx, repo, backup.FilesChain(node))
+	if err != nil {
+		return nil, err
+	}
+	if node != "" && chain != backup.FilesChain(node) {
+		return nil, fmt.Errorf("%w: backup %s is of %s, not of node %s", errUsage, point.Backup, chain, node)
+	}
+	return repo.Resolve(ctx, chain, point)
+}
+
+// planLines is how many files a plan lists by name for each action.
+const planLines = 20
+
+func printFilesPlan(w io.Writer, m *manifest.Manifest, options files.Options, plan *files.Plan) {
+	fmt.Fprintf(w, "Restore the files of node %s, backup %s of %s, below %s:\n", m.Host.Node, m.ID, m.Created.Format(time.RFC3339), options.Root)
+	for i, action := range []struct {
+		action files.Action
+		text   string
+	}{
+		{files.Create, "create %d that are not there"},
+		{files.Replace, "replace %d that differ; what is there moves to " + plan.Aside()},
+		{files.Adjust, "adjust mode, owner or time of %d"},
+		{files.Identical, "leave %d that are as they were"},
+	} {
+		fmt.Fprintf(w, "%d. "+action.text+"\n", i+1, plan.Count(action.action))
+		if action.action == files.Identical {
+			continue
+		}
+		listed := 0
+		for _, s := range plan.Steps {
+			if s.Action != action.action {
+				continue
+			}
+			if listed++; listed > planLines {
+				fmt.Fprintf(w, "     ... and %d more\n", plan.Count(action.action)-planLines)
+				break
+			}
+			fmt.Fprintf(w, "     %s\n", s.Name)
+		}
+	}
+	fmt.Fprintln(w, "Nothing is deleted.")
+	if len(plan.Left) > 0 {
+		fmt.Fprintf(w, "On disk and not in the backup, left as they are: %s\n", strings.Join(plan.Left[:min(len(plan.Left), planLines)], ", "))
+	}
+	for _, warning := range plan.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+}
+
+func (a *app) printRestoredFiles(m *manifest.Manifest, options files.Options, plan *files.Plan, result *files.Result) error {
+	aside := ""
+	if result.Replaced > 0 {
+		aside = plan.Aside()
+	}
+	if a.format == "json" {
+		return a.printJSON(restoredFilesJSON{
+			ID: m.ID, Root: options.Root, Created: result.Created, Replaced: result.Replaced, Adjusted: result.Adjusted,
+			Identical: result.Identical, Bytes: result.Bytes, Left: orEmpty(plan.Left), Aside: aside,
+		})
+	}
+	fmt.Fprintf(a.out, "restored %d files to %s: %d created, %d replaced, %d adjusted, %d as they were\n",
+		result.Created+result.Replaced+result.Adjusted, options.Root, result.Created, result.Replaced, result.Adjusted, result.Identical)
+	if aside != "" {
+		fmt.Fprintf(a.out, "what was there before is kept in %s\n", aside)
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat/internal/config"
+)
+
+// app is what all verbs share: streams, clock, chance and the common flags.
+type app struct {
+	streams
+	now  func() time.Time
+	rand io.Reader
+
+	configPath string
+	storeURL   string // read this store only
+	cluster    string // with storeURL: read without a configuration
+	trustPath  string
+	identities []string
+	format     string // "text" or "json"
+	quiet      bool
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lifeboat",
+		Short: "Keep a Kubernetes control plane recoverable",
+		Long: `Lifeboat backs up etcd and a control-plane node's certificates, kubeconfigs and
+static manifests, proves the backups against the live cluster, encrypts them
+with age, commits them signed and chained to S3 or a directory, and restores
+them with nothing else alive.
+
+See it at work, without any set-up:   lifeboat demo
+Begin:                                lifeboat init --help
+When all is lost:                     lifeboat restore --help`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	root.PersistentFlags().StringVar(&a.configPath, "config", config.DefaultPath, "configuration file")
+	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no warnings on standard error")
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.AddCommand(
+		newInit(a), newBackup(a), newList(a), newShow(a), newLs(a), newCat(a),
+		newVerify(a), newExport(a), newImport(a), newRestore(a), newVersion(a),
+	)
+	return root
+}
+
+// noArgs and exactArgs are cobra's with our exit code.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: unknown argument or command %q for %q", errUsage, args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return fmt.Errorf("%w: %s takes %d argument(s), %v; got %d", errUsage, cmd.CommandPath(), len(names), names, len(args))
+		}
+		return nil
+	}
+}
+
+// outputFlag adds -o to a verb that prints a result.
+func (a *app) outputFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&a.format, "output", "o", "text", "text or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	check(cmd, func() error {
+		if a.format != "text" && a.format != "json" {
+			return fmt.Errorf("%w: --output %q, want text or json", errUsage, a.format)
+		}
+		return nil
+	})
+}
+
+// readFlags adds the flags that read a store without a configuration.
+func (a *app) readFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.storeURL, "store", "", "read only this store: a configured one, or any with --cluster and --trust")
+	cmd.Flags().StringVar(&a.cluster, "cluster", "", "cluster name, to read without a configuration")
+	cmd.Flags().StringVar(&a.trustPath, "trust", "", "trust file, to read without a configuration")
+	check(cmd, func() error {
+		if (a.cluster != "" || a.trustPath != "") && (a.storeURL == "" || a.trustPath == "") {
+			return fmt.Errorf("%w: reading without a configuration takes --store, --trust and --cluster together", errUsage)
+		}
+		return nil
+	})
+}
+
+// identityFlag adds --identity.
+func (a *app) identityFlag(cmd *cobra.Command, required bool) {
+	cmd.Flags().StringArrayVar(&a.identities, "identity", nil, "file with an age identity or SSH key that unseals; - is standard input; may be repeated")
+	if required {
+		check(cmd, func() error {
+			if len(a.identities) == 0 {
+				return fmt.Errorf("%w: %s needs --identity FILE, the key that unseals", errUsage, cmd.CommandPath())
+			}
+			return nil
+		})
+	}
+}
+
+// check adds a check of the flags that runs before the verb.
+func check(cmd *cobra.Command, f func() error) {
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return err
+			}
+		}
+		return f()
+	}
+}

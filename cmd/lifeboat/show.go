@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newShow(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one backup's manifest",
+		Long: `Shows all that the signed manifest says of one backup. A beginning of the id is
+enough where it fits only one.`,
+		Example:           `  lifeboat show 3k7q`,
+		Args:              exactArgs("ID"),
+		ValidArgsFunction: a.completeID,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0]) },
+	}
+	a.readFlags(cmd)
+	a.outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) show(ctx context.Context, id string) error {
+	_, repo, err := a.read(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := repo.Find(ctx, id)
+	if err != nil {
+		return err
+	}
+	if a.format == "json" {
+		return a.printJSON(b.Manifest)
+	}
+	rows := [][]string{
+		{"id", string(b.ID)},
+		{"cluster", b.Cluster},
+		{"chain", fmt.Sprintf("%s, epoch %d, sequence %d", b.Chain, b.Epoch, b.Sequence)},
+		{"created", fmt.Sprintf("%s (%s ago)", b.Created.Format(time.RFC3339), humanAge(a.now().Sub(b.Created)))},
+		{"by", fmt.Sprintf("%s, lifeboat %s", b.Writer.Node, b.Writer.Version)},
+		{"proved", yesNo(b.Proved)},
+		{"manifest", b.Hash.String()},
+	}
+	if e := b.Etcd; e != nil {
+		rows = append(rows,
+			[]string{"etcd", fmt.Sprintf("%s, storage %s, cluster %s, member %s", e.Version, e.StorageVersion, e.ClusterID, e.MemberID)},
+			[]string{"revision", fmt.Sprintf("%d, compacted at %d", e.Revision, e.CompactRevision)},
+			[]string{"HashKV", fmt.Sprintf("%d, equal on members %v", e.HashKV, e.ComparedWith)},
+			[]string{"keys", fmt.Sprintf("%d in %s", e.Keys, humanBytes(e.DBBytes))},
+		)
+		for _, m := range e.Members {
+			rows = append(rows, []string{"member", fmt.Sprintf("%s %s %s", m.ID, m.Name, strings.Join(m.PeerURLs, ","))})
+		}
+		for _, use := range e.Encryption {
+			rows = append(rows, []string{"encryption", fmt.Sprintf("%s key %q, e.g. %s", use.Provider, use.Key, use.Example)})
+		}
+		for _, id := range e.Dissenting {
+			rows = append(rows, []string{"corrupt", fmt.Sprintf("member %s: its HashKV differs from the majority's", id)})
+		}
+	}
+	if h := b.Host; h != nil {
+		rows = append(rows, []string{"files", fmt.Sprintf("%d of node %s, %s", h.Files, h.Node, humanBytes(h.Bytes))})
+	}
+	for _, o := range b.Objects {
+		rows = append(rows, []string{"object", fmt.Sprintf("%s, %s, sha256 %s", o.Name, humanBytes(o.Size), o.SHA256)})
+	}
+	for _, r := range b.Recipients {
+		rows = append(rows, []string{"recipient", r})
+	}
+	if b.RetainUntil != nil {
+		rows = append(rows, []string{"locked until", b.RetainUntil.Format(time.RFC3339)})
+	}
+	for _, why := range b.Degraded {
+		rows = append(rows, []string{"degraded", why})
+	}
+	for _, why := range b.Unproved {
+		rows = append(rows, []string{"unproved", why})
+	}
+	return table(a.out, rows)
+}
+
+// completeID offers the ids of a store's backups to the shell.
+func (a *app) completeID(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.completeIDs(cmd, nil, "")
+}
+
+func (a *app) completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
+	defer cancel()
+	a.quiet = true
+	_, repo, err := a.read(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	backups, _, err := repo.Backups(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var ids []string
+	for _, b := range backups {
+		ids = append(ids, fmt.Sprintf("%s\t%s, %s", b.ID, b.Chain, b.Created.Format(time.RFC3339)))
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}

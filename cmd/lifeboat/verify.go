@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/restore"
+)
+
+func newVerify(a *app) *cobra.Command {
+	var deep bool
+	cmd := &cobra.Command{
+		Use:   "verify [ID...]",
+		Short: "Check signatures, chains and stored bytes",
+		Long: `Checks every manifest's signature and place in its chain, and the size and
+SHA-256 of every stored byte that a manifest names, in every configured store.
+With ids, only those backups' bytes are read; chains are always checked whole.
+
+--deep also unseals each backup into scratch and checks the etcd file's hash
+trailer, pages, revision and HashKV, or the archive and every file in it. That
+proves backups which could not be proved at capture; where this machine may
+sign, the proof is committed to the chain.
+
+Exit code 3 means that something was lost, damaged or tampered with; each
+object concerned stands on a line of its own.`,
+		Example: `  lifeboat verify
+  lifeboat verify --deep --identity recovery.key
+  lifeboat verify 3k7q --store file:///mnt/usb --cluster prod-eu1 --trust trust`,
+		ValidArgsFunction: a.completeIDs,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args, deep) },
+	}
+	cmd.Flags().BoolVar(&deep, "deep", false, "unseal and check the contents too; needs --identity")
+	a.readFlags(cmd)
+	a.identityFlag(cmd, false)
+	a.outputFlag(cmd)
+	check(cmd, func() error {
+		if deep && len(a.identities) == 0 {
+			return fmt.Errorf("%w: --deep unseals, which needs --identity FILE", errUsage)
+		}
+		return nil
+	})
+	return cmd
+}
+
+type verifyJSON struct {
+	Store     string               `json:"store"`
+	OK        bool                 `json:"ok"`
+	Error     string               `json:"error,omitempty"`
+	Chains    []manifest.Chain     `json:"chains"`
+	Manifests int                  `json:"manifests"`
+	Objects   int                  `json:"objects"`
+	Bytes     int64                `json:"bytes"`
+	Deep      []deepJSON           `json:"deep"`
+	Problems  []repository.Problem `json:"problems"`
+}
+
+type deepJSON struct {
+	ID       manifest.ID    `json:"id"`
+	Chain    manifest.Chain `json:"chain"`
+	OK       bool           `json:"ok"`
+	Error    string         `json:"error,omitempty"`
+	Proved   bool           `json:"proved"` // by this verification
+	Warnings []string       `json:"warnings"`
+}
+
+func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
+	identities, err := a.loadIdentities()
+	if err != nil {
+		return err
+	}
+	var signer *manifest.Signer
+	if deep && a.trustPath == "" {
+		if c, _, err := a.loadConfig(); err == nil {
+			signer, _ = loadSigner(c.Signing.KeyFile) // none: proofs are not committed
+		}
+	}
+	c, list, memory, err := a.stores(ctx, signer)
+	if err != nil {
+		return err
+	}
+	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(c.StateDir, "scratch"), Now: a.now, Events: a.listener()}
+	results, errs := []verifyJSON{}, []error{}
+	for _, o := range list {
+		result := verifyJSON{Store: o.url, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
+		err := o.err
+		if err == nil {
+			err = a.verifyStore(ctx, o.repository, ids, &result)
+		}
+		if err == nil && deep {
+			err = a.verifyDeep(ctx, o.repository, signer, ids, options, &result)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			result.Error = err.Error()
+		}
+		result.OK = err == nil
+		a.remember(memory, o)
+		results = append(results, result)
+	}
+	if a.format == "json" {
+		errs = append(errs, a.printJSON(results))
+	} else {
+		a.printVerify(results)
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) verifyStore(ctx context.Context, repo *repository.Repository, prefixes []string, result *verifyJSON) error {
+	var ids []manifest.ID
+	for _, prefix := range prefixes {
+		b, err := repo.Find(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		ids = append(ids, b.ID)
+	}
+	report, err := repo.Verify(ctx, repository.VerifyOptions{IDs: ids})
+	if report != nil {
+		result.Chains, result.Problems = orEmpty(report.Chains), orEmpty(report.Problems)
+		result.Manifests, result.Objects, result.Bytes = report.Manifests, report.Objects, report.Bytes
+	}
+	if err != nil {
+		return err
+	}
+	return report.Err()
+}
+
+// verifyDeep unseals one backup after the other, and goes on past bad ones.
+func (a *app) verifyDeep(ctx context.Context, repo *repository.Repository, signer *manifest.Signer, ids []string, options restore.DeepOptions, result *verifyJSON) error {
+	backups, _, err := repo.Backups(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, b := range backups {
+		if len(ids) > 0 && !begins(string(b.ID), ids) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		report, err := restore.DeepVerify(ctx, repo, b.Manifest, options)
+		d := deepJSON{ID: b.ID, Chain: b.Chain, OK: err == nil, Warnings: []string{}}
+		if err != nil {
+			d.Error = err.Error()
+			errs = append(errs, err)
+		} else {
+			d.Warnings = orEmpty(report.Warnings)
+			if report.Proof != nil && signer != nil && !b.Proved {
+				d.Proved, err = true, a.commitProof(ctx, repo, b, report.Proof)
+				errs = append(errs, err)
+			}
+		}
+		result.Deep = append(result.Deep, d)
+	}
+	return errors.Join(errs...)
+}
+
+func begins(id string, prefixes []string) bool {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(id, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// commitProof appends to the chain that a backup was proved after its commit.
+func (a *app) commitProof(ctx context.Context, repo *repository.Repository, b repository.Backup, proof *manifest.Proof) error {
+	id, err := manifest.NewID(a.rand)
+	if err != nil {
+		return err
+	}
+	c, _, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	_, err = repo.Commit(ctx, &manifest.Manifest{
+		Chain: b.Chain, Kind: manifest.KindProof, ID: id, Writer: a.writer(c), Proof: proof,
+		Created: a.now().UTC().Truncate(time.Millisecond),
+	})
+	if err != nil {
+		return fmt.Errorf("commit the proof of %s: %w", b.ID, err)
+	}
+	return nil
+}
+
+func (a *app) printVerify(results []verifyJSON) {
+	for _, r := range results {
+		for _, p := range r.Problems {
+			word := "PROBLEM"
+			if p.Kind.Note() {
+				word = "note"
+			}
+			fmt.Fprintf(a.out, "%s  %s\n", word, p)
+		}
+		for _, d := range r.Deep {
+			switch {
+			case !d.OK:
+				fmt.Fprintf(a.out, "PROBLEM  %s %s: %s\n", d.Chain, d.ID, d.Error)
+			case d.Proved:
+				fmt.Fprintf(a.out, "%s %s: whole, and now proved\n", d.Chain, d.ID)
+			default:
+				fmt.Fprintf(a.out, "%s %s: whole\n", d.Chain, d.ID)
+			}
+			for _, w := range d.Warnings {
+				fmt.Fprintf(a.out, "  warning: %s\n", w)
+			}
+		}
+		fmt.Fprintf(a.out, "%s: %d manifests in %d chains, %d objects, %s read: %s\n",
+			r.Store, r.Manifests, len(r.Chains), r.Objects, humanBytes(r.Bytes), verdict(r.OK))
+	}
+}
+
+func verdict(ok bool) string {
+	if ok {
+		return "good"
+	}
+	return "NOT GOOD"
+}
