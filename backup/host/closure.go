@@ -400,13 +400,17 @@ func (c *closure) dropEscapes() {
 		}
 		return "", nil
 	}
-	for name, e := range c.entries {
-		if e.header.Type != seal.TypeSymlink {
-			continue
-		}
-		if place, err := chroot.Resolve(name, readlink); err == nil && place.Clamped {
-			delete(c.entries, name)
-			c.degraded.addf("%s: the link's target climbs past the root, left out", name)
+	for again := true; again; { // a link that is left out can change where others lead
+		again = false
+		for name, e := range c.entries {
+			if e.header.Type != seal.TypeSymlink {
+				continue
+			}
+			if place, err := chroot.Resolve(name, readlink); err == nil && place.Clamped {
+				delete(c.entries, name)
+				c.degraded.addf("%s: the link's target climbs past the root, left out", name)
+				again = true
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -210,4 +211,39 @@ func FuzzParsedFiles(f *testing.F) {
 		}
 		discover(tr, readPods(tr))
 	})
+}
+
+func FuzzStaticPod(f *testing.F) {
+	f.Add([]byte(pod("etcd", []string{"etcd", "--data-dir=/d", "--cert-file", "/x,/y"}, map[string]string{"/d": "/srv/etcd", "/": "/"})))
+	f.Add([]byte(`{"kind":"Pod","spec":{"containers":[{"args":["-","--","--a=","sh -c --b /c"],"volumeMounts":[{"mountPath":"../x","name":"v","subPath":"../.."}]}],"volumes":[{"name":"v","hostPath":{"path":"/h"}}]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, ok := parsePod("p.yaml", data)
+		if !ok {
+			return
+		}
+		for i := range p.containers {
+			c := &p.containers[i]
+			for _, fl := range flags(c.words) {
+				if strings.HasPrefix(fl.name, "-") {
+					t.Errorf("flag %q", fl.name)
+				}
+				for _, file := range filesOf(fl.value) {
+					if host, ok := c.view.host(file); ok && !strings.HasPrefix(host, "/") {
+						t.Errorf("%q is %q on the host", file, host)
+					}
+				}
+			}
+			c.runs("etcd")
+		}
+	})
+}
+
+func ExampleDiscover() {
+	d, err := Discover("../../testdata/hosts/external-etcd")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(d.Kind, d.EtcdEndpoints)
+	// Output: external [https://127.0.0.1:2379 https://10.0.0.11:2379]
 }

@@ -216,9 +216,11 @@ func (c *closure) write(ctx context.Context, w *seal.ArchiveWriter, r *Result) e
 		case seal.TypeSymlink:
 			err = w.AddSymlink(e.header)
 		default:
-			r.Files++
-			r.Bytes += e.header.Size
-			err = c.writeFile(w, e)
+			var written bool
+			if written, err = c.writeFile(w, e); written {
+				r.Files++
+				r.Bytes += e.header.Size
+			}
 		}
 		var refused *seal.RefusedError
 		if errors.As(err, &refused) {
@@ -233,26 +235,27 @@ func (c *closure) write(ctx context.Context, w *seal.ArchiveWriter, r *Result) e
 }
 
 // writeFile archives what was read, or reads a large file once more.
-func (c *closure) writeFile(w *seal.ArchiveWriter, e *entry) error {
+func (c *closure) writeFile(w *seal.ArchiveWriter, e *entry) (written bool, err error) {
 	if e.data != nil || e.header.Size == 0 {
-		return w.AddFile(e.header, bytes.NewReader(e.data))
+		err := w.AddFile(e.header, bytes.NewReader(e.data))
+		return err == nil, err
 	}
 	name := e.header.Name
 	f, err := c.t.open(name)
 	if err != nil {
-		// Its header has been promised to nobody yet: leave it out.
+		// Its header is not out yet: leave it out.
 		c.degraded.addf("%s: %s", name, why(err))
-		return nil
+		return false, nil
 	}
 	defer f.Close()
 	body := newExactly(f, e.header.Size)
 	if err := w.AddFile(e.header, body); err != nil {
-		return err
+		return false, err
 	}
 	if body.failed || body.sum() != e.sum {
 		c.degraded.addf("%s changed while it was archived: what is stored of it is no whole file", name)
 	}
-	return nil
+	return true, nil
 }
 
 // exactly yields size bytes whatever happens to the file: an archive's entry

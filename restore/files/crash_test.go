@@ -2,10 +2,14 @@ package files
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -221,5 +225,84 @@ func TestAsideWorksAcrossFileSystems(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(other, "aside/etc/kubernetes/pki"))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("aside holds %v, %v", entries, err)
+	}
+}
+
+// TestMain lets the test binary be the process that is killed.
+func TestMain(m *testing.M) {
+	if root := os.Getenv("LIFEBOAT_TEST_RESTORE_ROOT"); root != "" {
+		if err := child(root, os.Getenv("LIFEBOAT_TEST_RESTORE_ARCHIVE"), os.Getenv("LIFEBOAT_TEST_RESTORE_ASIDE")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// child restores slowly enough to be hit.
+func child(root, archive, aside string) error {
+	data, err := os.ReadFile(archive)
+	if err != nil {
+		return err
+	}
+	p, err := Prepare(context.Background(), bytes.NewReader(data), Options{Root: root, AsideDir: aside, RestoreID: "r1"})
+	if err != nil {
+		return err
+	}
+	fmt.Println("prepared")
+	p.step = func(string, string) error {
+		time.Sleep(time.Millisecond)
+		return nil
+	}
+	_, err = p.Apply(context.Background(), bytes.NewReader(data))
+	return err
+}
+
+// TestARestoreSurvivesKill9 kills the real process at random moments.
+func TestARestoreSurvivesKill9(t *testing.T) {
+	archive := filepath.Join(t.TempDir(), "archive")
+	if err := os.WriteFile(archive, small(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 12 {
+		root, aside := t.TempDir(), filepath.Join(t.TempDir(), "aside")
+		prepareOld(t, root)
+		run := func(after time.Duration) error {
+			cmd := exec.Command(os.Args[0])
+			cmd.Env = append(os.Environ(), "LIFEBOAT_TEST_RESTORE_ROOT="+root, "LIFEBOAT_TEST_RESTORE_ARCHIVE="+archive, "LIFEBOAT_TEST_RESTORE_ASIDE="+aside)
+			cmd.Stderr = os.Stderr
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if after > 0 {
+				io.ReadFull(out, make([]byte, len("prepared"))) // an early end shows below
+				time.Sleep(after)
+				if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+					t.Fatal(err)
+				}
+			}
+			io.Copy(io.Discard, out)
+			return cmd.Wait()
+		}
+		run(time.Duration(1+random.IntN(25)) * time.Millisecond)
+		nothingLost(t, root, aside, "killed")
+		if err := run(0); err != nil {
+			t.Fatal(err)
+		}
+		nothingLost(t, root, aside, "finished")
+		p, err := Prepare(t.Context(), bytes.NewReader(small(t)), Options{Root: root, AsideDir: aside, RestoreID: "r1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := p.Count(Identical); n != len(p.Steps) || len(p.Left) != 0 {
+			t.Errorf("%d of %d entries are as they should be; left over: %q", n, len(p.Steps), p.Left)
+		}
+		p.Close()
 	}
 }
