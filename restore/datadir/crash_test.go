@@ -196,6 +196,9 @@ func TestACrashAtAnyPointLosesNothingAndTheNextRestoreGoesOn(t *testing.T) {
 
 						// A crash in the recovery itself is no different.
 						for _, again := range []string{"moved", "tidied", "forgotten"} {
+							if noExchange || aside == "elsewhere" {
+								continue
+							}
 							run.ID, run.Point = "r2-"+again, again
 							crash(t, run)
 							checkOld(t, had, dataDir, asideDir)
