@@ -264,7 +264,7 @@ func (p *Plan) checkLinks() error {
 func (p *Plan) checkAside(folders []string) error {
 	relative, err := filepath.Rel(p.disk.path, p.opts.AsideDir)
 	if err != nil {
-		return nil //nolint:nilerr // no relation: it is elsewhere
+		return nil // no relation: it is elsewhere
 	}
 	for _, folder := range folders {
 		if chroot.Within(filepath.ToSlash(relative), folder) {
