@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,6 +86,7 @@ func TestFactsAndHashEqualThoseOfLiveMembers(t *testing.T) {
 			}
 			compareLive(t, cl, c, "compacted at a deletion")
 			compareUnfinished(t, version, cl, c)
+			waitStorageVersion(t, c, version+".0")
 		})
 	}
 }
@@ -109,11 +111,31 @@ func waitCompacted(t testing.TB, c *clientv3.Client, endpoint string) {
 	t.Fatalf("%s does not answer HashKV", endpoint)
 }
 
+// waitStorageVersion waits for what 3.6 and later store some seconds after
+// their first raft snapshot; until then their files look like those of 3.5.
+func waitStorageVersion(t *testing.T, c *clientv3.Client, want string) {
+	t.Helper()
+	var got string
+	for range 40 {
+		if got = inspect(t, takeSnapshot(t, c)).StorageVersion; got == want {
+			return
+		}
+		if got != "3.5.0" {
+			break
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	t.Errorf("storage version %q, want %q", got, want)
+}
+
 // compareLive takes a snapshot and compares what it says with what every
 // member says at the same revision, and at older ones.
 func compareLive(t *testing.T, cl *cluster.Cluster, c *clientv3.Client, when string) {
 	t.Helper()
-	path := takeSnapshot(t, c)
+	// A follower may lag: a linearizable read from it first brings it up.
+	one := cl.Client(0)
+	revision(t, one)
+	path := takeSnapshot(t, one)
 	if err := snapdb.VerifyTrailer(t.Context(), path); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
@@ -132,8 +154,8 @@ func compareLive(t *testing.T, cl *cluster.Cluster, c *clientv3.Client, when str
 	if f.Leases != int64(len(leases.Leases)) || f.Leases == 0 {
 		t.Errorf("%s: %d leases, etcd has %d", when, f.Leases, len(leases.Leases))
 	}
-	if f.StorageVersion != cl.Version+".0" || !strings.HasPrefix(f.ClusterVersion, cl.Version+".") {
-		t.Errorf("%s: storage version %q, cluster version %q", when, f.StorageVersion, f.ClusterVersion)
+	if f.ClusterVersion != cl.Version+".0" {
+		t.Errorf("%s: cluster version %q", when, f.ClusterVersion)
 	}
 	if f.Term == 0 || f.ConsistentIndex == 0 || f.AuthRevision != 1 || len(f.Members) != len(cl.Members) || !f.HasTrailer {
 		t.Errorf("%s: %+v", when, f)
@@ -189,7 +211,9 @@ func compareUnfinished(t *testing.T, version string, cl *cluster.Cluster, c *cli
 	if _, err := etcdtest.Fill(t.Context(), c, etcdtest.FillOptions{Objects: 500, First: 3000, Seed: 3, ValueBytes: 600}); err != nil {
 		t.Fatal(err)
 	}
-	path := takeSnapshot(t, c)
+	one := cl.Client(0)
+	revision(t, one)
+	path := takeSnapshot(t, one)
 	before := inspect(t, path)
 	scheduled := before.Revision - 200
 	path = edit(t, path, func(tx *bbolt.Tx) error {
@@ -220,5 +244,53 @@ func compareUnfinished(t *testing.T, version string, cl *cluster.Cluster, c *cli
 	got, err := snapdb.HashKV(t.Context(), path, f.Revision, scheduled)
 	if err != nil || got != f.HashKV {
 		t.Errorf("HashKV %x, %v; Inspect %x", got, err, f.HashKV)
+	}
+}
+
+// A file that BuildDB made, restored with a bump by etcdutl: the marker, a
+// compaction that etcd has yet to do, and all keys as before.
+func TestFactsAndHashOfABumpedRestoreEqualThoseOfItsMember(t *testing.T) {
+	path, built := build(t, etcdtest.BuildOptions{Objects: 1000, Seed: 9, Trailer: true})
+	dir := filepath.Join(t.TempDir(), "data")
+	const peer = "http://127.0.0.1:2380"
+	out, err := exec.Command(cluster.Binary(t, "3.6", "etcdutl"), "snapshot", "restore", path, "--data-dir", dir,
+		"--name", "m0", "--initial-advertise-peer-urls", peer, "--initial-cluster", "m0="+peer,
+		"--bump-revision", "1000000", "--mark-compacted").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	restored := filepath.Join(t.TempDir(), "db")
+	data, err := os.ReadFile(filepath.Join(dir, "member", "snap", "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(restored, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := inspect(t, restored)
+	bumped := built.Revision + 1_000_000
+	if f.Revision != bumped || f.BumpedTo != bumped || f.CompactRevision != bumped || !f.UnfinishedCompaction() || f.Keys != built.Live {
+		t.Errorf("%+v", f)
+	}
+	cl := cluster.StartBinary(t, "3.6", cluster.Options{DataDir: dir, Args: []string{"--force-new-cluster"}})
+	c := cl.Client()
+	all, err := c.Get(t.Context(), "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.Count != built.Live || all.Header.Revision != bumped {
+		t.Errorf("etcd has %d keys at revision %d", all.Count, all.Header.Revision)
+	}
+	// The hash that etcd keeps of its compaction is as of the one before it.
+	if _, err := c.Put(t.Context(), "/registry/x", "1"); err != nil {
+		t.Fatal(err)
+	}
+	after := inspect(t, takeSnapshot(t, c))
+	want := hashKV(t, c, cl.Members[0].Endpoint, after.Revision)
+	if after.HashKV != want.Hash || after.CompactRevision != want.CompactRevision {
+		t.Errorf("%x as of %d, etcd has %x as of %d", after.HashKV, after.CompactRevision, want.Hash, want.CompactRevision)
+	}
+	if kept := hashKV(t, c, cl.Members[0].Endpoint, bumped); kept.CompactRevision == bumped && kept.Hash != f.HashKV {
+		t.Errorf("restored: %x, etcd has %x", f.HashKV, kept.Hash)
 	}
 }

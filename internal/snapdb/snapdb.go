@@ -53,9 +53,12 @@ type Facts struct {
 	// CompactRevision is what a member started from this file would compare
 	// by: the larger of the next two, or -1, as etcd has it, when never compacted.
 	CompactRevision  int64
-	FinishedCompact  int64  // 0 when there was none
-	ScheduledCompact int64  // 0 when there was none
-	HashKV           uint32 // at Revision and CompactRevision
+	FinishedCompact  int64 // 0 when there was none
+	ScheduledCompact int64 // 0 when there was none
+	// HashKV is as of Revision and CompactRevision. While a compaction is
+	// unfinished and no key is alive, members' own answers depend on how far
+	// each of them is; this is then the answer of one that has finished.
+	HashKV uint32
 
 	Keys       int64 // alive at Revision
 	Revisions  int64 // stored, deletions included
@@ -64,7 +67,11 @@ type Facts struct {
 	// revision bump leaves, a key with an empty value; 0 when there is none.
 	BumpedTo int64
 
-	StorageVersion  string // "3.6.0"; 3.5 stores none and shows by its fields, older is ""
+	// StorageVersion is "3.6.0" or the like. 3.5 stores none and is told by its
+	// fields ("3.5.0"); nothing is known of older ones (""). A member of 3.6 or
+	// later stores its own only some seconds after its first raft snapshot and
+	// looks like 3.5 until then: ask ClusterVersion too.
+	StorageVersion  string
 	ClusterVersion  string // "" when not stored
 	ConsistentIndex uint64
 	Term            uint64

@@ -1,0 +1,5 @@
+//go:build race
+
+package snapdb
+
+func init() { thin = 8 }
