@@ -55,7 +55,7 @@ type Options struct {
 	ExtraPaths []string         // files, folders and patterns, as the host sees them
 	Node       string           // the chain's name; stands in the facts
 	Now        func() time.Time // default time.Now
-	Events     events.Listener  // hears a Warning for each warning and degraded reason
+	Events     events.Listener  // hears of the warnings; degraded reasons are the caller's to tell with its own
 	Resolver   Resolver         // default the system's
 	// Addresses returns the machine's network addresses; default those of this
 	// process's network, which is the host's when the pod uses it.
@@ -114,7 +114,7 @@ func capture(ctx context.Context, t *tree, opts Options, w *seal.ArchiveWriter) 
 	}
 	r.Degraded = c.degraded.sorted()
 	r.Warnings = c.warnings.sorted()
-	for _, text := range slices.Concat(r.Degraded, r.Warnings) {
+	for _, text := range r.Warnings {
 		opts.Events.Emit(events.Warning{Chain: "hosts/" + opts.Node, Subject: opts.Node, Message: text})
 	}
 	return r, nil
