@@ -10,10 +10,10 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 )
 
-// Fault is what happens to a request instead of being passed on. Exactly one
-// of the last group is set.
+// Fault is what happens to a request. Exactly one of Status to Delay is set.
 type Fault struct {
 	// Match selects requests; nil matches all.
 	Match func(*http.Request) bool
@@ -22,16 +22,17 @@ type Fault struct {
 	// Skip is how many matching requests pass before the first is hit.
 	Skip int
 
-	Status       int  // answer with this status and an S3 error of Code
-	ResetUpload  bool // reset the connection after UploadBytes of the request's body; the server sees nothing
-	LoseAnswer   bool // pass the request on, then reset instead of answering: failed but done
-	Stall        bool // take the request and never answer, until the client leaves
-	CutAnswer    bool // pass the request on, reset after AnswerBytes of the answer's body
-	StallAnswer  bool // pass the request on, send AnswerBytes of the answer's body and then nothing more
-	Code         string
-	UploadBytes  int64
-	AnswerBytes  int64
-	ThenShutDown func() // called, if set, when the fault strikes
+	Status      int           // answer with this status and an S3 error of Code
+	ResetUpload bool          // reset the connection after UploadBytes of the request's body; the server sees nothing
+	LoseAnswer  bool          // pass the request on, then reset instead of answering: failed but done
+	Stall       bool          // take the request and never answer, until the client leaves
+	CutAnswer   bool          // pass the request on, reset after AnswerBytes of the answer's body
+	StallAnswer bool          // pass the request on, send AnswerBytes of the answer's body and then nothing more
+	Delay       time.Duration // pass the request on, but only after so long
+
+	Code        string
+	UploadBytes int64
+	AnswerBytes int64
 }
 
 // Request is what the proxy saw of a request.
@@ -130,9 +131,6 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, pass http.Handler)
 		pass.ServeHTTP(w, r)
 		return
 	}
-	if f.ThenShutDown != nil {
-		defer f.ThenShutDown()
-	}
 	switch {
 	case f.Status != 0:
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -147,6 +145,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, pass http.Handler)
 		reset(w)
 	case f.Stall:
 		p.hang(r)
+	case f.Delay != 0:
+		select {
+		case <-time.After(f.Delay):
+			pass.ServeHTTP(w, r)
+		case <-p.done:
+		}
 	case f.CutAnswer:
 		defer func() { _ = recover() }() // the cut ends the copying by a panic
 		pass.ServeHTTP(&cutWriter{ResponseWriter: w, left: f.AnswerBytes}, r)

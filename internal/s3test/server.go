@@ -189,8 +189,32 @@ func (s *Server) Restart() {
 	s.run()
 }
 
-// Stall stops the process (SIGSTOP): connections open, and nothing moves.
-func (s *Server) Stall() { s.signal(syscall.SIGSTOP) }
+// Stall stops the process (SIGSTOP): connections open, and nothing moves. It
+// returns when every thread has stopped.
+func (s *Server) Stall() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(10 * time.Second); !s.stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatal("versitygw does not stop")
+		}
+	}
+}
+
+func (s *Server) stopped() bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// The state follows the name, which is in parentheses.
+		if state := text[bytes.LastIndexByte(text, ')')+2]; state != 'T' {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume lets a stalled process go on.
 func (s *Server) Resume() { s.signal(syscall.SIGCONT) }

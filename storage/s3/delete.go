@@ -29,7 +29,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return nil
 	}
 	status, code := statusOf(err)
-	if status == http.StatusNotFound && code != "NoSuchBucket" {
+	if isMissing(status, code) {
 		return nil
 	}
 	if (status == http.StatusForbidden || code == "ObjectLocked") && s.locked(ctx, name) {

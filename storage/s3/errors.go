@@ -71,7 +71,9 @@ func statusOf(err error) (int, string) {
 
 func sentinelOf(status int, code string) error {
 	switch {
-	case status == http.StatusNotFound && code != "NoSuchUpload":
+	case isKeyProblem(code):
+		return storage.ErrPermission
+	case isMissing(status, code):
 		return storage.ErrNotExist
 	case status == http.StatusPreconditionFailed:
 		return storage.ErrExist
@@ -82,6 +84,13 @@ func sentinelOf(status int, code string) error {
 		return storage.ErrPermission
 	}
 	return nil
+}
+
+// isMissing reports whether the answer is that an object is not there. Status
+// 404 alone does not say so: versitygw gives it to unknown access keys, others
+// to wrong hosts, and an empty repository must not be seen in those.
+func isMissing(status int, code string) bool {
+	return status == http.StatusNotFound && oneOf(code, "NoSuchKey", "NoSuchVersion", "NotFound", "")
 }
 
 // answer is the server's answer as text. The message is a stranger's: it is

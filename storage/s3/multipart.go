@@ -241,7 +241,7 @@ func (u *upload) abandonCompletion(ctx context.Context, completion error) error 
 	if err == nil && mine {
 		return nil
 	}
-	if status, _ := statusOf(completion); status == http.StatusNotFound {
+	if isGone(completion) {
 		// The upload is gone, which is not the object's absence.
 		return fmt.Errorf("put %s: %s: the multipart upload was ended by someone else", u.name, u.store.where)
 	}
@@ -259,6 +259,12 @@ func (u *upload) abandon(ctx context.Context, failure error) error {
 	return failure
 }
 
+// isGone reports whether the answer is that the upload is not open.
+func isGone(err error) bool {
+	status, code := statusOf(err)
+	return status == http.StatusNotFound && (code == "NoSuchUpload" || isMissing(status, code))
+}
+
 func (u *upload) abort(ctx context.Context) error {
 	opCtx, op := u.store.begin(ctx)
 	_, err := u.store.client.AbortMultipartUpload(opCtx, &awss3.AbortMultipartUploadInput{
@@ -266,7 +272,7 @@ func (u *upload) abort(ctx context.Context) error {
 		Key:      u.store.key(u.name),
 		UploadId: &u.id,
 	}, op.options)
-	if status, _ := statusOf(err); status == http.StatusNotFound {
+	if isGone(err) {
 		return nil // completed or aborted already
 	}
 	return err

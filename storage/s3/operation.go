@@ -70,7 +70,9 @@ func (op *operation) retryable(err error) (retry, known bool) {
 		// Versioned buckets answer 409 to a conditional create that meets
 		// another one in progress.
 		return true, true
-	case status == http.StatusForbidden && isKeyProblem(code), code == "ExpiredToken":
+	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
+		return true, true
+	case isKeyProblem(code):
 		// Keys may have been rotated since they were read. Once is enough:
 		// the next try reads them from their source.
 		first := !op.rekeyed
@@ -83,8 +85,11 @@ func (op *operation) retryable(err error) (retry, known bool) {
 	return false, false
 }
 
+// isKeyProblem reports whether the server does not take the credentials as
+// such. The last code is versitygw's, with status 404.
 func isKeyProblem(code string) bool {
-	return oneOf(code, "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired", "ExpiredTokenException")
+	return oneOf(code, "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired",
+		"ExpiredToken", "ExpiredTokenException", "XAdminUserNotFound")
 }
 
 // errStalled is what a try ends with when no byte moved for the limit.

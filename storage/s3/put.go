@@ -113,10 +113,10 @@ func (p *put) refused(ctx context.Context, op *operation, err error) error {
 		return failure // ErrExist: another writer's object stands there
 	}
 	if op.attempts == 1 {
-		switch status, _ := statusOf(headErr); status {
-		case http.StatusForbidden: // may write only
+		switch status, code := statusOf(headErr); {
+		case status == http.StatusForbidden: // may write only
 			return failure
-		case http.StatusNotFound: // some servers refuse to create over a delete marker
+		case isMissing(status, code): // some servers refuse to create over a delete marker
 			return fmt.Errorf("%w; it has been deleted since, or is hidden by a delete marker", failure)
 		}
 	}
