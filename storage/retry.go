@@ -63,7 +63,7 @@ func (s *retry) Open(ctx context.Context, name string, rng Range) (io.ReadCloser
 type retryReader struct {
 	ctx      context.Context
 	s        *retry
-	rc       io.ReadCloser // nil between two attempts
+	rc       io.ReadCloser
 	info     Info
 	rng      Range // what is still to come
 	bounded  bool  // rng.Length was given, so that 0 now means nothing
@@ -80,7 +80,10 @@ func (r *retryReader) Read(p []byte) (int, error) {
 	if n > 0 {
 		r.failures = 0
 	}
-	if err == nil || err == io.EOF || r.bounded && r.rng.Length <= 0 {
+	// An error after the last byte, a checksum's say, must not be hidden by
+	// opening an empty rest.
+	over := r.rng.Offset >= r.info.Size || r.bounded && r.rng.Length <= 0
+	if err == nil || err == io.EOF || over {
 		return n, err
 	}
 	for {
