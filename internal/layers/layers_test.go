@@ -28,9 +28,11 @@ var layers = []struct {
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness"}},
 	{"1c choosing a backend", []string{"storage/open"}},
 	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
-	{"2b harnesses for tests", []string{"storage/storetest", "internal/etcdtest/cluster", "internal/s3test"}},
+	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test"}},
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
+	{"4 across them", []string{"internal/kit", "internal/doctor"}},
+	{"5 whole stories", []string{"internal/demo", "internal/bench"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
 
@@ -56,14 +58,14 @@ var homes = []struct {
 	{"github.com/aws", []string{"storage/s3", "internal/s3test"}, "provider names and error types never leave a backend"},
 	{"github.com/spf13", []string{"cmd/lifeboat"}, "flags are the command's business"},
 	{"github.com/schollz/progressbar", []string{"cmd/lifeboat"}, "the core emits events; the command draws"},
-	{"filippo.io/age", []string{"internal/seal", "backup", "restore", "cmd/lifeboat", "internal/demo", "internal/doctor"}, "sealing is seal's; others only pass keys along"},
+	{"filippo.io/age", []string{"internal/seal", "backup", "restore", "cmd/lifeboat", "internal/demo", "internal/kit"}, "sealing is seal's; others only pass keys along"},
 	{"golang.org/x/mod/sumdb/note", []string{"internal/manifest"}, "signing is manifest's"},
 	{"k8s.io", []string{"backup/host", "internal/kubefixture"}, "Kubernetes' types are needed for static pods only"},
 	{"log/slog", []string{"cmd/lifeboat", "internal/manifest"}, "libraries emit events and don't log; manifest only hides keys from logs"},
 }
 
 // harnesses are never part of the program: only tests import them.
-var harnesses = []string{"storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test"}
+var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test"}
 
 // pkg is one folder of Go files.
 type pkg struct {

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat/internal/config"
+	"lifeboat/internal/doctor"
+	"lifeboat/storage"
+	"lifeboat/storage/open"
+)
+
+func newDoctor(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check all that backups depend on",
+		Long: `Checks the configuration and the keys it names, etcd, the node's files, each
+store (a round trip with one small object, conditional creation, protection from
+deletion, its clock) and the scratch space. Every line is ok, a warning or a
+problem, with what to do. It succeeds when there is no problem.`,
+		Example: `  lifeboat doctor
+  lifeboat doctor -o json | jq '.[] | select(.level != "ok")'`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
+	}
+	a.outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) doctor(ctx context.Context) error {
+	c, err := config.Load(a.configPath)
+	if err != nil {
+		if _, _, hinted := a.loadConfig(); hinted != nil {
+			err = hinted // the same, with what to do about it
+		}
+		return err
+	}
+	findings := doctor.Run(ctx, doctor.Options{
+		Config: c, ConfigDir: filepath.Dir(a.configPath), Now: a.now, Rand: a.rand, UID: os.Geteuid(),
+		OpenStore: func(ctx context.Context, s config.Store) (storage.Store, error) {
+			return open.Store(ctx, s.URL, s3Config(s))
+		},
+		Report: func(f doctor.Finding) {
+			if a.format == "text" {
+				fmt.Fprintf(a.out, "%-8s %s: %s\n", f.Level, f.Check, f.Message)
+				if f.Remedy != "" {
+					fmt.Fprintf(a.out, "%s-> %s\n", strings.Repeat(" ", 9), f.Remedy)
+				}
+			}
+		},
+	})
+	if a.format == "json" {
+		if err := a.printJSON(orEmpty(findings)); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	problems := 0
+	for _, f := range findings {
+		if f.Level == doctor.Problem {
+			problems++
+		}
+	}
+	if problems > 0 {
+		return fmt.Errorf("doctor found %d problem(s)", problems)
+	}
+	return nil
+}

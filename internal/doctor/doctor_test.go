@@ -1,0 +1,244 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"lifeboat/internal/config"
+	"lifeboat/internal/etcdtest"
+	"lifeboat/internal/kit"
+	"lifeboat/storage"
+	"lifeboat/storage/memory"
+)
+
+// healthy is a machine on which nothing is wrong but the missing protection.
+func healthy(t *testing.T, store storage.Store) Options {
+	t.Helper()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(filepath.Join(root, "etc/kubernetes"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	k, err := kit.Create(kit.Options{
+		Cluster: "prod", Node: "cp1", Stores: []string{"file:///nowhere"}, Out: filepath.Join(dir, "keys"), HostRoot: root,
+		Endpoints: []string{"http://127.0.0.1:1"}, StateDir: filepath.Join(dir, "state"), Now: time.Now(), Rand: rand.Reader,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(k.IdentityPath, filepath.Join(dir, "recovery.key")); err != nil {
+		t.Fatal(err)
+	}
+	k.Config.Etcd = nil
+	return Options{
+		Config: k.Config, ConfigDir: filepath.Dir(k.ConfigPath), Now: time.Now, Rand: rand.Reader,
+		OpenStore: func(context.Context, config.Store) (storage.Store, error) { return store, nil },
+		Report:    func(Finding) {},
+	}
+}
+
+func find(findings []Finding, check string) Finding {
+	for _, f := range findings {
+		if f.Check == check && f.Level != OK {
+			return f
+		}
+	}
+	for _, f := range findings {
+		if f.Check == check {
+			return f
+		}
+	}
+	return Finding{Message: fmt.Sprintf("no finding %q among %v", check, findings)}
+}
+
+func TestAHealthyMachineHasNoProblem(t *testing.T) {
+	opts := healthy(t, memory.New())
+	member, err := etcdtest.StartEmbedded(filepath.Join(t.TempDir(), "etcd"), etcdtest.EmbeddedOptions{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.Close()
+	opts.Config.Etcd = []config.Etcd{{Name: "main", Endpoints: []string{member.Endpoint}}}
+	var reported []Finding
+	opts.Report = func(f Finding) { reported = append(reported, f) }
+	findings := Run(t.Context(), opts)
+	for _, f := range findings {
+		if f.Level == Problem {
+			t.Errorf("problem: %+v", f)
+		}
+		if f.Level != OK && f.Remedy == "" {
+			t.Errorf("no remedy: %+v", f)
+		}
+	}
+	if f := find(findings, "etcd main"); f.Level != OK || !strings.Contains(f.Message, "1 of 1 member") {
+		t.Errorf("etcd: %+v", f)
+	}
+	if len(reported) != len(findings) {
+		t.Errorf("%d findings were reported, %d returned", len(reported), len(findings))
+	}
+}
+
+func TestEveryIllIsFoundWithARemedy(t *testing.T) {
+	const store = "store file:///nowhere"
+	for name, test := range map[string]struct {
+		change func(*testing.T, *Options)
+		store  storage.Store
+		check  string
+		level  Level
+		says   string
+	}{
+		"the trust file is missing": {
+			change: func(_ *testing.T, o *Options) { o.Config.Signing.TrustFile += "x" },
+			check:  "trust", level: Problem, says: "no such file",
+		},
+		"the trust file is another cluster's": {
+			change: func(_ *testing.T, o *Options) { o.Config.Cluster = "other" },
+			check:  "trust", level: Problem, says: "other",
+		},
+		"the signing key is not trusted": {
+			change: func(t *testing.T, o *Options) {
+				o.Config.Signing.KeyFile = healthy(t, memory.New()).Config.Signing.KeyFile
+			},
+			check: "signing key", level: Problem, says: "not in the trust file",
+		},
+		"the signing key is readable by all": {
+			change: func(t *testing.T, o *Options) {
+				if err := os.Chmod(o.Config.Signing.KeyFile, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			},
+			check: "signing key", level: Warning, says: "mode",
+		},
+		"a recipient is nonsense": {
+			change: func(_ *testing.T, o *Options) { o.Config.Recipients = []string{"age1nonsense"} },
+			check:  "recipients", level: Problem,
+		},
+		"the recovery key is still there": {
+			change: func(t *testing.T, o *Options) {
+				if err := os.WriteFile(filepath.Join(o.ConfigDir, "recovery.key"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+			check: "recipients", level: Warning, says: "still here",
+		},
+		"etcd does not answer": {
+			change: func(_ *testing.T, o *Options) {
+				o.Config.Etcd = []config.Etcd{{Name: "main", Endpoints: []string{"http://127.0.0.1:1"}}}
+			},
+			check: "etcd main", level: Problem, says: "refused",
+		},
+		"no etcd is configured": {check: "etcd", level: Warning},
+		"the host's root is missing": {
+			change: func(_ *testing.T, o *Options) { o.Config.Host.Root = "/does/not/exist" },
+			check:  "host files", level: Problem,
+		},
+		"not root": {
+			change: func(_ *testing.T, o *Options) { o.UID = 1000 },
+			check:  "host files", level: Warning, says: "not root",
+		},
+		"scratch can't be made": {
+			change: func(_ *testing.T, o *Options) { o.Config.StateDir = "/dev/null" },
+			check:  "scratch", level: Problem,
+		},
+		"the store can't be opened": {
+			change: func(_ *testing.T, o *Options) {
+				o.OpenStore = func(context.Context, config.Store) (storage.Store, error) { return nil, errors.New("no such bucket") }
+			},
+			check: store, level: Problem, says: "no such bucket",
+		},
+		"too few stores work": {
+			store: storage.ReadOnly(memory.New()), check: "stores", level: Problem, says: "0 of 1",
+		},
+		"the store refuses writes": {
+			store: storage.ReadOnly(memory.New()), check: store, level: Problem, says: "reading only",
+		},
+		"the store overwrites in conditional creates": {
+			store: overwriting{memory.New()}, check: store, level: Problem, says: "conditional create replaced",
+		},
+		"the store's clock is off a little": {
+			store: memory.New(memory.WithClock(func() time.Time { return time.Now().Add(-time.Minute) })),
+			check: store + " clock", level: Warning, says: "differs by -",
+		},
+		"the store's clock is far off": {
+			store: memory.New(memory.WithClock(func() time.Time { return time.Now().Add(2 * time.Hour) })),
+			check: store + " clock", level: Problem, says: "2h",
+		},
+		"nothing protects the store": {check: store + " protection", level: Warning, says: "none"},
+		"the store changes bytes":    {store: changing{memory.New()}, check: store, level: Problem, says: "not what was written"},
+		"the store forgets to list":  {store: forgetful{memory.New()}, check: store, level: Problem, says: "not listed"},
+		"a versioned store":          {store: memory.New(memory.WithVersioning()), check: store + " protection", level: OK, says: "versioned"},
+		"a store with Object Lock": {
+			change: func(_ *testing.T, o *Options) {
+				o.Config.Stores[0].S3.ObjectLock = config.ObjectLock{Mode: "compliance", Days: 30}
+			},
+			store: memory.New(memory.WithVersioning()), check: store + " protection", level: OK, says: "Object Lock, compliance, 30 days",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.store == nil {
+				test.store = memory.New()
+			}
+			opts := healthy(t, test.store)
+			if test.change != nil {
+				test.change(t, &opts)
+			}
+			f := find(Run(t.Context(), opts), test.check)
+			if f.Level != test.level || !strings.Contains(f.Message, test.says) || (f.Level != OK && f.Remedy == "") {
+				t.Errorf("got %+v, want %s %q with a remedy", f, test.level, test.says)
+			}
+		})
+	}
+}
+
+func TestNothingIsLeftInTheStore(t *testing.T) {
+	for name, store := range map[string]storage.Store{
+		"a good one": memory.New(), "one that changes bytes": changing{memory.New()},
+	} {
+		opts := healthy(t, store)
+		Run(t.Context(), opts)
+		for info, err := range store.List(t.Context(), "") {
+			t.Errorf("%s: left behind: %s %v", name, info.Name, err)
+		}
+	}
+}
+
+// overwriting is a store that does not know conditional creates.
+type overwriting struct{ *memory.Store }
+
+func (s overwriting) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
+	opts.IfAbsent = false
+	return s.Store.Put(ctx, name, r, opts)
+}
+
+// changing returns other bytes than it was given.
+type changing struct{ *memory.Store }
+
+func (s changing) Open(ctx context.Context, name string, rng storage.Range) (io.ReadCloser, storage.Info, error) {
+	r, info, err := s.Store.Open(ctx, name, rng)
+	if err != nil {
+		return nil, info, err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(r)
+	return io.NopCloser(bytes.NewReader(bytes.ToUpper(text))), info, err
+}
+
+// forgetful does not list what it has, but for a look at everything.
+type forgetful struct{ *memory.Store }
+
+func (s forgetful) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	if prefix != "" {
+		return func(func(storage.Info, error) bool) {}
+	}
+	return s.Store.List(ctx, prefix)
+}
