@@ -14,7 +14,7 @@ import (
 type View struct {
 	Chain     manifest.Chain
 	Head      *Loaded           // nil: the chain is empty
-	Manifests []Loaded          // those that count, ascending; pruned ones are left out
+	Manifests []Loaded          // those that count, ascending; older ones are read without their index
 	Base      manifest.Sequence // what lies below was pruned; 0: nothing was
 	Problems  []Problem
 

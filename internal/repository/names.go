@@ -64,9 +64,7 @@ func parseSequence(s string) manifest.Sequence {
 	return manifest.Sequence(n)
 }
 
-// shortSeq is a sequence as messages write it.
-func shortSeq(s manifest.Sequence) string { return strconv.FormatUint(uint64(s), 10) }
-
+// ref names a manifest in messages.
 func ref(chain manifest.Chain, seq manifest.Sequence) string {
 	return fmt.Sprintf("manifest %d of %s", uint64(seq), chain)
 }

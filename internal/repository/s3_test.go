@@ -1,0 +1,84 @@
+package repository
+
+import (
+	"sync"
+	"testing"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/s3test"
+	"lifeboat/storage/s3"
+)
+
+func TestTheProtocolHoldsOnARealS3(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{TLS: true, Versioning: true})
+	server.Setenv(t)
+	open := func() *world {
+		store, err := s3.New(t.Context(), s3.Config{Bucket: server.Bucket, Prefix: "backups", Endpoint: server.Endpoint, CAFile: server.CAFile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newWorld(t, store)
+	}
+	w := open()
+	if err := w.open().Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const writers, rounds = 2, 4
+	var wg sync.WaitGroup
+	for range writers {
+		r := w.open()
+		wg.Go(func() {
+			for range rounds {
+				m, data := w.draft(etcdMain, manifest.KindFull)
+				if err := put(t.Context(), r, m, data); err != nil {
+					t.Error(err)
+				}
+				if _, err := r.Commit(t.Context(), m); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.clean(w.open())
+	ids := w.ids(w.open())
+	if len(ids) != writers*rounds || len(w.manifests()) != writers*rounds {
+		t.Fatalf("%d backups in %d manifests", len(ids), len(w.manifests()))
+	}
+
+	// An unanswered create, a prune with its sweeps.
+	m, data := w.draft(etcdMain, manifest.KindFull)
+	r := w.open()
+	if err := put(t.Context(), r, m, data); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := on(r, &failingCreate{Store: w.store, after: true, times: 1}).Commit(t.Context(), m); err != nil || c.Sequence != 9 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	v, err := r.Load(t.Context(), etcdMain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.prune(r, etcdMain, v.Manifests[0].ID, v.Manifests[4].ID)
+	w.clock.forward(ManifestGrace + ObjectGrace)
+	if s := w.sweep(r); s.Objects != 2 || s.Manifests != 2 {
+		t.Errorf("swept %+v", s)
+	}
+	w.clean(w.open())
+	if n := len(w.ids(w.open())); n != 7 {
+		t.Errorf("%d backups", n)
+	}
+
+	// Vandalism on a versioned bucket costs nothing and is reported.
+	remove(t, w.store, w.stored(r, etcdMain, 10))
+	set(t, w.store, w.stored(r, etcdMain, 7), []byte("junk"))
+	object := r.stored(m.Objects[0].Name)
+	remove(t, w.store, object)
+	failures := w.failures(w.open())
+	for _, name := range []string{w.stored(r, etcdMain, 10), w.stored(r, etcdMain, 7), object} {
+		wantProblem(t, failures, name, Overwritten)
+	}
+	if c := w.full(w.open()); c.Sequence != 11 {
+		t.Errorf("committed %d", c.Sequence)
+	}
+}
