@@ -75,11 +75,15 @@ func MkdirAll(dir string, mode fs.FileMode) error {
 			}
 			return MkdirAll(dir, mode)
 		}
-	default:
-		// On a read-only file system mkdir says so even of a folder that is there.
-		if info, statErr := os.Stat(dir); statErr == nil && info.IsDir() {
-			return nil
-		}
+		return err
+	}
+	// On a read-only file system mkdir says so even of a folder that is there.
+	info, statErr := os.Stat(dir)
+	switch {
+	case statErr == nil && info.IsDir():
+		return nil
+	case statErr == nil: // and not fs.ErrExist, which a caller takes for the file's
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
 	}
 	return err
 }

@@ -26,7 +26,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 			start = prefix[:i]
 		}
-		if !fs.ValidPath(start) || inTempFolder(start) {
+		if !fs.ValidPath(start) || isReserved(start) {
 			return // no object has such a prefix
 		}
 		root, err := os.OpenRoot(s.dir)
@@ -71,8 +71,7 @@ func (l *lister) walk(dir string) bool {
 		c := child{path.Join(dir, entry.Name()), entry.IsDir()}
 		switch {
 		case !c.folder && !entry.Type().IsRegular(): // links, sockets and the like are no objects
-		case inTempFolder(c.name) || c.name == "lost+found": // ours, and the file system's own
-		case storage.CheckName(c.name) != nil: // no name of an object
+		case checkName(c.name) != nil: // no name of an object
 		case c.folder:
 			c.name += "/"
 			if strings.HasPrefix(c.name, l.prefix) || strings.HasPrefix(l.prefix, c.name) {

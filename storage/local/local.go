@@ -43,6 +43,9 @@ const maxRaces = 100
 type Store struct {
 	dir   string // absolute
 	sweep sync.Once
+
+	mu      sync.Mutex
+	settled map[string]fs.FileInfo // folders known to be durable, by name
 }
 
 // New is the store in dir, which need not exist yet: the first Put makes it
@@ -92,7 +95,7 @@ func (s *Store) put(ctx context.Context, name string, src *source, ifAbsent bool
 	if err := checkPlace(root, name, ifAbsent); err != nil {
 		return err
 	}
-	if err := mkdirAll(root, tempFolder); err != nil {
+	if err := s.mkdirAll(root, tempFolder); err != nil {
 		return err
 	}
 	temp, err := durable.CreateTemp(root, tempFolder, 0o600)
@@ -110,7 +113,7 @@ func (s *Store) put(ctx context.Context, name string, src *source, ifAbsent bool
 		return context.Cause(ctx)
 	}
 	for range maxRaces {
-		if err = mkdirAll(root, path.Dir(name)); err == nil {
+		if err = s.mkdirAll(root, path.Dir(name)); err == nil {
 			err = temp.Publish(name, ifAbsent)
 		}
 		// Missing is the folder, which a Delete took meanwhile, unless it is
@@ -166,21 +169,55 @@ func (s *Store) openForWriting() (*os.Root, error) {
 	return root, nil
 }
 
-// mkdirAll makes a folder and what is missing above it, each durable.
-func mkdirAll(root *os.Root, dir string) error {
+// mkdirAll makes a folder and what is missing above it, each durable. A folder
+// that is there already may have been made by another process that has not
+// synced it yet, so that one is made durable as well, once.
+func (s *Store) mkdirAll(root *os.Root, dir string) error {
 	if dir == "." {
 		return nil
 	}
-	if info, err := root.Stat(dir); err == nil && info.IsDir() {
+	info, err := root.Stat(dir)
+	if err == nil && s.isSettled(dir, info) {
 		return nil
 	}
-	if err := mkdirAll(root, path.Dir(dir)); err != nil {
+	if err := s.mkdirAll(root, path.Dir(dir)); err != nil {
 		return err
 	}
-	if err := root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err != nil {
+		if err := root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if info, err = root.Stat(dir); err != nil {
+			return err
+		}
+	}
+	if !info.IsDir() {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	}
+	if err := durable.SyncDirIn(root, path.Dir(dir)); err != nil {
 		return err
 	}
-	return durable.SyncDirIn(root, path.Dir(dir))
+	s.settle(dir, info)
+	return nil
+}
+
+// maxSettled bounds what is remembered of folders: each backup makes a new one.
+const maxSettled = 1000
+
+func (s *Store) isSettled(dir string, info fs.FileInfo) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, ok := s.settled[dir]
+	return ok && os.SameFile(known, info)
+}
+
+func (s *Store) settle(dir string, info fs.FileInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.settled) >= maxSettled || s.settled == nil {
+		s.settled = map[string]fs.FileInfo{}
+	}
+	s.settled[dir] = info
 }
 
 // Open implements storage.Store.
@@ -267,17 +304,20 @@ func (s *Store) remove(ctx context.Context, name string) error {
 	return durable.SyncDirIn(root, dir)
 }
 
-// checkName keeps the folder of unfinished objects out of reach.
+// checkName keeps what is not ours to name out of reach.
 func checkName(name string) error {
 	if err := storage.CheckName(name); err != nil {
 		return err
 	}
-	if inTempFolder(name) {
+	if isReserved(name) {
 		return fmt.Errorf("%w: %q is reserved", storage.ErrInvalidName, name)
 	}
 	return nil
 }
 
-func inTempFolder(name string) bool {
-	return name == tempFolder || strings.HasPrefix(name, tempFolder+"/")
+// isReserved tells the folder of unfinished objects, and the one that a file
+// system puts at the top of a disk, from folders of objects.
+func isReserved(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	return top == tempFolder || top == "lost+found"
 }
