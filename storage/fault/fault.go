@@ -2,7 +2,7 @@
 //
 // It wraps another store, numbers and records the operations on it, and fails
 // the ones it is told to: before they took effect, after, or halfway. It can
-// crash, after which nothing works until Revive, and it can lie. A test that
+// crash, after which nothing works until Reset, and it can lie. A test that
 // must hold at every point counts the operations of one good run and then
 // crashes each in turn:
 //
