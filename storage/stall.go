@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 	"time"
 )
 
@@ -19,7 +20,8 @@ var ErrStalled = errors.New("no progress")
 //
 // After the source's end a Put has d to finish: choose d above what the store
 // needs to flush what it holds back. When a Put fails because its source
-// blocks, the source may still be in use afterwards.
+// blocks, the source may still be in use afterwards. A cancel waits for a read
+// of the source that is under way, but no longer than d.
 //
 // The limit works by cancelling the context, which stores honour.
 func WithStallLimit(s Store, d time.Duration) Store { return &stallLimit{s, d} }
@@ -32,15 +34,19 @@ type stallLimit struct {
 // watch is a context that ends when its timer does; every progress sets it back.
 type watch struct {
 	context.Context
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	d      time.Duration
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer
+	d       time.Duration
+	stalled chan struct{} // closed when the timer has gone off
 }
 
 func (s *stallLimit) watch(ctx context.Context) *watch {
-	w := &watch{d: s.d}
+	w := &watch{d: s.d, stalled: make(chan struct{})}
 	w.Context, w.cancel = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(s.d, func() { w.cancel(fmt.Errorf("%w for %s", ErrStalled, s.d)) })
+	w.timer = time.AfterFunc(s.d, sync.OnceFunc(func() {
+		w.cancel(fmt.Errorf("%w for %s", ErrStalled, s.d))
+		close(w.stalled)
+	}))
 	return w
 }
 
@@ -100,7 +106,7 @@ func (s *stallSource) Read(p []byte) (int, error) {
 			s.w.progress()
 		}
 		return copy(p, buf[:res.n]), res.err
-	case <-s.w.Done():
+	case <-s.w.stalled:
 		s.left = true
 		return 0, context.Cause(s.w)
 	}

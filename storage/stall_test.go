@@ -160,15 +160,36 @@ func TestASourceThatBlocksIsAStallAndLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestACancelReachesASourceThatBlocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := storage.WithStallLimit(memory.New(), time.Hour)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		r, w := io.Pipe()
-		if err := s.Put(ctx, "a", r, storage.PutOptions{}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, storage.ErrStalled) {
-			t.Errorf("got %v", err)
-		}
-		w.Close()
-	})
+// The read is not left behind at once: its source may belong to the caller
+// again when Put returns.
+func TestACancelWaitsForTheSourceNoLongerThanTheLimit(t *testing.T) {
+	for _, test := range []struct {
+		about  string
+		source time.Duration // how long its read takes
+		ends   time.Duration // when Put does
+	}{
+		{"a source that answers is waited for", 5 * time.Second, 5 * time.Second},
+		{"a source that blocks is left behind", time.Hour, 10 * time.Second},
+	} {
+		t.Run(test.about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := storage.WithStallLimit(memory.New(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				err := s.Put(ctx, "a", readFunc(func(p []byte) (int, error) {
+					time.Sleep(test.source)
+					return 1, nil
+				}), storage.PutOptions{})
+				if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != test.ends {
+					t.Errorf("after %s: %v", time.Since(start), err)
+				}
+				time.Sleep(test.source) // a read that was left behind ends here
+			})
+		})
+	}
 }
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
