@@ -35,7 +35,16 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if (status == http.StatusForbidden || code == "ObjectLocked") && s.locked(ctx, name) {
 		return fmt.Errorf("delete %s: %s: %w (%s)", name, s.where, storage.ErrProtected, answer(err))
 	}
+	if status >= http.StatusInternalServerError && s.missing(ctx, name) {
+		return nil // versitygw with versions answers so when name is a folder's
+	}
 	return s.fail(ctx, "delete", name, err)
+}
+
+func (s *Store) missing(ctx context.Context, name string) bool {
+	ctx, op := s.begin(ctx)
+	_, err := s.client.HeadObject(ctx, &awss3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(name)}, op.options)
+	return err != nil && isMissing(statusOf(err))
 }
 
 // locked reports whether the object is under a retention or a legal hold. When

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 
@@ -36,7 +35,7 @@ func (s *Store) fail(ctx context.Context, doing, name string, err error) error {
 		return fmt.Errorf("%s: %w", doing, ctx.Err())
 	}
 	if errors.Is(err, errStalled) {
-		return fmt.Errorf("%s: %s: no byte moved for %v: %w", doing, s.where, s.cfg.StallTimeout, os.ErrDeadlineExceeded)
+		return fmt.Errorf("%s: %s: %w: no byte moved for %v", doing, s.where, storage.ErrStalled, s.cfg.StallTimeout)
 	}
 	status, code := statusOf(err)
 	if status == 0 && code == "" {
@@ -73,6 +72,8 @@ func sentinelOf(status int, code string) error {
 	switch {
 	case isKeyProblem(code):
 		return storage.ErrPermission
+	case isParentConflict(code):
+		return storage.ErrInvalidName
 	case isMissing(status, code):
 		return storage.ErrNotExist
 	case status == http.StatusPreconditionFailed:
@@ -140,11 +141,8 @@ func plain(err error) error {
 	if errors.As(err, &unknown) {
 		text += " (caFile or AWS_CA_BUNDLE names the authority to trust)"
 	}
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %s", io.ErrUnexpectedEOF, text)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%w: %s", os.ErrDeadlineExceeded, text)
 	}
 	return errors.New(text)
 }

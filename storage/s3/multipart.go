@@ -43,7 +43,8 @@ func partSize(number int) int64 {
 // upload is an open multipart upload.
 type upload struct {
 	*put
-	id string
+	id     string
+	cutOff bool // a part may still be on its way in the server
 
 	mu    sync.Mutex
 	parts []types.CompletedPart // indexed by part number - 1
@@ -128,8 +129,6 @@ func (p *put) abortStrays(ctx context.Context, keep string) {
 
 // sendAll uploads first and all that follows in r as parts.
 func (u *upload) sendAll(ctx context.Context, first []byte, r io.Reader) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	free := make(chan []byte, parallel+1)
@@ -172,12 +171,10 @@ func (u *upload) sendAll(ctx context.Context, first []byte, r io.Reader) error {
 			break
 		}
 	}
-	if err != nil && groupCtx.Err() == nil {
-		cancel() // the source failed: what is on its way is for nothing
-		_ = group.Wait()
-		return err
-	}
+	// When the source failed, the parts on their way are for nothing, but a
+	// part that is cut off may still land after the abort: they may end.
 	if sendErr := group.Wait(); sendErr != nil {
+		u.cutOff = true
 		return sendErr
 	}
 	return err
@@ -249,14 +246,21 @@ func (u *upload) abandonCompletion(ctx context.Context, completion error) error 
 }
 
 // abandon aborts the upload, under a context of its own since the caller's may
-// be done, and returns the failure that led here.
+// be done, and returns the failure that led here. A part that was cut off can
+// take effect after the abort and bring the upload back, which S3's manual says
+// of AbortMultipartUpload and versitygw does: hence several times.
 func (u *upload) abandon(ctx context.Context, failure error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
-	if err := u.abort(ctx); err != nil {
-		return fmt.Errorf("%w; and its open multipart upload %s is left: %w", failure, u.id, u.store.fail(ctx, "abort", u.name, err))
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		if err := u.abort(ctx); err != nil {
+			return fmt.Errorf("%w; and its open multipart upload %s is left: %w", failure, u.id, u.store.fail(ctx, "abort", u.name, err))
+		}
+		if !u.cutOff || wait > time.Second/2 {
+			return failure
+		}
+		time.Sleep(wait)
 	}
-	return failure
 }
 
 // isGone reports whether the answer is that the upload is not open.

@@ -68,7 +68,8 @@ func (op *operation) retryable(err error) (retry, known bool) {
 	switch {
 	case status == http.StatusConflict:
 		// Versioned buckets answer 409 to a conditional create that meets
-		// another one in progress.
+		// another one in progress, versitygw to a create that meets the
+		// removal of an emptied folder.
 		return true, true
 	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
 		return true, true
@@ -90,6 +91,12 @@ func (op *operation) retryable(err error) (retry, known bool) {
 func isKeyProblem(code string) bool {
 	return oneOf(code, "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "TokenRefreshRequired",
 		"ExpiredToken", "ExpiredTokenException", "XAdminUserNotFound")
+}
+
+// isParentConflict reports whether a server on top of a file system refuses an
+// object below another object, or in a folder's place.
+func isParentConflict(code string) bool {
+	return oneOf(code, "ObjectParentIsFile", "ExistingObjectIsDirectory", "XMinioParentIsObject", "XMinioObjectExistsAsDirectory")
 }
 
 // errStalled is what a try ends with when no byte moved for the limit.

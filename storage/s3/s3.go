@@ -181,11 +181,15 @@ func (s *Store) RetainUntil(now time.Time) time.Time {
 // String names the bucket and the endpoint.
 func (s *Store) String() string { return s.where }
 
+// versityTemporary is in the names that versitygw shows for a moment while an
+// object is being replaced.
+const versityTemporary = ".sgwtmp."
+
 func (s *Store) key(name string) *string { return aws.String(s.prefix + name) }
 
 // name is the object name of a key, or false for keys that no Store could have
 // made, such as the folder placeholders of web consoles.
 func (s *Store) name(key string) (string, bool) {
 	name, ok := strings.CutPrefix(key, s.prefix)
-	return name, ok && storage.CheckName(name) == nil
+	return name, ok && storage.CheckName(name) == nil && !strings.Contains(name, versityTemporary)
 }
