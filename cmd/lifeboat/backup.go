@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,11 +79,6 @@ func (a *app) backup(ctx context.Context, only string) error {
 	if err != nil {
 		return err
 	}
-	if only != "etcd" {
-		if c.Host.Root == "" {
-			c.Host.Root = "/"
-		}
-	}
 	if only == "etcd" && len(c.Etcd) == 0 {
 		return fmt.Errorf("%w: %s names no etcd cluster", config.ErrInvalid, a.configPath)
 	}
@@ -154,18 +150,18 @@ func (a *app) runner(ctx context.Context) (*config.Config, *backup.Runner, []ope
 	fail := func(err error) (*config.Config, *backup.Runner, []opened, *witness.Memory, error) {
 		return nil, nil, nil, nil, err
 	}
-	c, err := config.Load(a.configPath)
-	if err == nil {
-		_, err = loadSigner(c.Signing.KeyFile)
-	} else {
-		_, _, err = a.loadConfig() // the same error, with what to do about it
-	}
+	c, trust, err := a.loadConfig()
 	if err != nil {
 		return fail(err)
 	}
 	signer, err := loadSigner(c.Signing.KeyFile)
 	if err != nil {
 		return fail(err)
+	}
+	// A manifest that its own writer would not believe is worse than none.
+	if !slices.ContainsFunc(trust.Verifiers, func(v manifest.Verifier) bool { return v.Key == signer.VerifierText() }) {
+		return fail(fmt.Errorf("%w: the signing key %s is not one that the trust file %s believes; use the pair that `lifeboat init` made",
+			config.ErrInvalid, c.Signing.KeyFile, c.Signing.TrustFile))
 	}
 	recipients, err := seal.ParseRecipients(c.Recipients)
 	if err != nil {

@@ -178,7 +178,14 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 		}
 	}
 	signed, err := manifest.Sign(&m, c.r.opts.Signer)
-	return &m, signed, err
+	if err != nil {
+		return nil, nil, err
+	}
+	// What we would not believe ourselves would be junk in the chain's way.
+	if _, err := manifest.Open(signed, c.r.opts.Trust); err != nil {
+		return nil, nil, fmt.Errorf("the own signature would not count: %w", err)
+	}
+	return &m, signed, nil
 }
 
 // checkObjects makes sure that no manifest names what is not there.
