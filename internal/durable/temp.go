@@ -24,6 +24,7 @@ type Temp struct {
 	file    *os.File
 	written int64 // bytes
 	started int64 // bytes whose writeback was asked for; <= written
+	synced  bool  // all that was written is on disk
 }
 
 // CreateTemp makes an empty unfinished file in the folder dir of root. The
@@ -66,6 +67,7 @@ const writebackStep = 8 << 20
 
 // Write implements io.Writer.
 func (t *Temp) Write(p []byte) (int, error) {
+	t.synced = false
 	n, err := t.file.Write(p)
 	t.written += int64(n)
 	if t.written-t.started >= writebackStep {
@@ -76,7 +78,16 @@ func (t *Temp) Write(p []byte) (int, error) {
 }
 
 // Sync puts the bytes on disk.
-func (t *Temp) Sync() error { return t.file.Sync() }
+func (t *Temp) Sync() error {
+	if t.synced {
+		return nil // spares the disk another flush
+	}
+	if err := t.file.Sync(); err != nil {
+		return err
+	}
+	t.synced = true
+	return nil
+}
 
 // Publish makes the bytes durable and then visible under name, whose folder
 // must exist. With ifAbsent it never replaces: fs.ErrExist. When it returns nil

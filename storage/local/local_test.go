@@ -328,17 +328,27 @@ func TestAnObjectThatShrinksWhileReadIsAnError(t *testing.T) {
 	}
 }
 
+// fillFolder makes 10,000 objects, as links to one file since that is quicker.
+func fillFolder(t testing.TB, folder string) {
+	t.Helper()
+	name := func(i int) string { return filepath.Join(folder, fmt.Sprintf("%020d", i)) }
+	if err := os.WriteFile(name(0), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 9_999 {
+		if err := os.Link(name(0), name(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestTenThousandObjectsAreListed(t *testing.T) {
 	dir := t.TempDir()
 	folder := filepath.Join(dir, "c-id", "etcd", "main", "manifests")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 10_000 {
-		if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf("%020d", i)), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fillFolder(t, folder)
 	s := open(t, dir)
 	start := time.Now()
 	if got := list(t, s, "c-id/"); len(got) != 10_000 {
@@ -354,11 +364,7 @@ func TestTenThousandObjectsAreListed(t *testing.T) {
 
 func BenchmarkList10000(b *testing.B) {
 	dir := b.TempDir()
-	for i := range 10_000 {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d", i)), nil, 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
+	fillFolder(b, dir)
 	s := open(b, dir)
 	for b.Loop() {
 		if got := list(b, s, ""); len(got) != 10_000 {
