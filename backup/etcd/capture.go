@@ -63,6 +63,11 @@ func (s *Survey) Sources() []Source {
 // A *BadSourceError asks the caller to try another member. Failures of dst are
 // returned as they are.
 func (c *Cluster) Capture(ctx context.Context, survey *Survey, source Source, dst io.Writer, path string) (*Capture, error) {
+	if survey.FloorErr == nil {
+		if err := c.catchUp(ctx, source, survey.Floor); err != nil && !source.Tolerate {
+			return nil, err
+		}
+	}
 	stream, err := c.streamStage(ctx, source, dst)
 	if err != nil {
 		return nil, err
@@ -88,6 +93,22 @@ func (c *Cluster) Capture(ctx context.Context, survey *Survey, source Source, ds
 
 // trailerSize is the SHA-256 that ends every snapshot stream.
 const trailerSize = 32
+
+// catchUp waits until the source itself has applied the floor revision. A
+// follower may lag behind the member that told the floor; a linearizable read
+// through it returns when it does no more.
+func (c *Cluster) catchUp(ctx context.Context, source Source, floor manifest.Revision) error {
+	revision, err := c.readRevision(ctx, source.state.Endpoint)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return &BadSourceError{Member: source.state.ID, Why: manifest.Line(err.Error())}
+	case revision < floor:
+		return &BadSourceError{Member: source.state.ID, Why: fmt.Sprintf("it is at revision %d, the cluster was at %d before", revision, floor)}
+	}
+	return nil
+}
 
 func (c *Cluster) streamStage(ctx context.Context, source Source, dst io.Writer) (streamInfo, error) {
 	chain, start := string(c.config.Chain()), time.Now()

@@ -313,22 +313,31 @@ func (c *Cluster) floor(ctx context.Context, survey *Survey) (manifest.Revision,
 		if member.Err != nil || member.Learner || member.Leader == 0 {
 			continue
 		}
-		client, err := c.client(member.Endpoint)
-		if err != nil {
-			return 0, err
-		}
-		callCtx, cancel := context.WithTimeout(ctx, c.limits.Call)
-		response, err := client.Get(callCtx, floorKey, clientv3.WithCountOnly())
-		cancel()
+		revision, err := c.readRevision(ctx, member.Endpoint)
 		if err == nil {
-			return manifest.Revision(response.Header.Revision), nil
+			return revision, nil
 		}
-		errs = append(errs, fmt.Errorf("linearizable read at %s: %w", member.Endpoint, err))
+		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		return 0, errors.New("no member knows a leader")
 	}
 	return 0, errors.Join(errs...)
+}
+
+// readRevision makes a linearizable read through one member.
+func (c *Cluster) readRevision(ctx context.Context, endpoint string) (manifest.Revision, error) {
+	client, err := c.client(endpoint)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.limits.Call)
+	defer cancel()
+	response, err := client.Get(ctx, floorKey, clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("linearizable read at %s: %w", endpoint, err)
+	}
+	return manifest.Revision(response.Header.Revision), nil
 }
 
 // isLocal reports whether a URL's host is an address of this machine.
