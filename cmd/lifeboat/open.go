@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 
 	"filippo.io/age"
@@ -80,6 +81,9 @@ func (a *app) stores(ctx context.Context, signer *manifest.Signer) (*config.Conf
 			return nil, nil, nil, err
 		}
 		c := config.Default()
+		if c.StateDir, err = filepath.Abs(a.stateDir); err != nil {
+			return nil, nil, nil, err
+		}
 		c.Cluster, c.Signing.TrustFile, c.Stores = a.cluster, a.trustPath, []config.Store{config.DefaultStore(a.storeURL)}
 		// Read only, perhaps on a borrowed machine: nothing is remembered.
 		return c, []opened{a.openStore(ctx, c, c.Stores[0], trust, nil, nil)}, nil, nil

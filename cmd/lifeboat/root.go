@@ -20,6 +20,7 @@ type app struct {
 	storeURL   string // read this store only
 	cluster    string // with storeURL: read without a configuration
 	trustPath  string
+	stateDir   string // with storeURL
 	identities []string
 	format     string // "text" or "json"
 	quiet      bool
@@ -90,6 +91,7 @@ func (a *app) readFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.storeURL, "store", "", "read only this store: a configured one, or any with --cluster and --trust")
 	cmd.Flags().StringVar(&a.cluster, "cluster", "", "cluster name, to read without a configuration")
 	cmd.Flags().StringVar(&a.trustPath, "trust", "", "trust file, to read without a configuration")
+	cmd.Flags().StringVar(&a.stateDir, "state-dir", config.DefaultStateDir(), "scratch space and what restores replace, without a configuration")
 	check(cmd, func() error {
 		if (a.cluster != "" || a.trustPath != "") && (a.storeURL == "" || a.trustPath == "") {
 			return fmt.Errorf("%w: reading without a configuration takes --store, --trust and --cluster together", errUsage)
