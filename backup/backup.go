@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -39,7 +40,7 @@ type Runner struct {
 	RecipientNames []string // their public text, for the manifest
 	Writer         manifest.Writer
 	Scratch        string        // parent folder of scratch; empty streams straight through
-	StoreStall     time.Duration // longest that a store may take no bytes while others wait for it
+	StoreStall     time.Duration // longest that a store may take no bytes while others wait for it; five times that to finish
 	NextExpectedBy func(manifest.Chain) *time.Time
 	Witnesses      []manifest.Head // heads seen in other chains and stores
 	Now            func() time.Time
@@ -92,9 +93,9 @@ func (r *Runner) commit(ctx context.Context, draft *manifest.Manifest, data seal
 	draft.Objects = []manifest.Object{data.object}
 	result := &Result{}
 	committed := 0
-	for i, store := range r.Stores {
-		commit := r.commitTo(ctx, store, draft, data.errs[i])
-		result.Commits = append(result.Commits, commit)
+	result.Commits = r.commitToAll(ctx, draft, data.errs)
+	for i, commit := range result.Commits {
+		store := r.Stores[i]
 		if commit.Err != nil {
 			r.Events.Emit(events.StoreFailed{Store: store.URL, Chain: string(draft.Chain), Err: commit.Err})
 			continue
@@ -120,6 +121,18 @@ func (r *Runner) commit(ctx context.Context, draft *manifest.Manifest, data seal
 	return result, nil
 }
 
+// commitToAll commits in all stores at once, so that none waits for another's
+// answer.
+func (r *Runner) commitToAll(ctx context.Context, draft *manifest.Manifest, putErrs []error) []Commit {
+	commits := make([]Commit, len(r.Stores))
+	var running sync.WaitGroup
+	for i, store := range r.Stores {
+		running.Go(func() { commits[i] = r.commitTo(ctx, store, draft, putErrs[i]) })
+	}
+	running.Wait()
+	return commits
+}
+
 func (r *Runner) commitTo(ctx context.Context, store Store, draft *manifest.Manifest, putErr error) Commit {
 	if putErr != nil {
 		return Commit{Store: store.URL, Err: putErr}
@@ -133,7 +146,9 @@ func (r *Runner) commitTo(ctx context.Context, store Store, draft *manifest.Mani
 	}
 	// The commit point: before this call the store holds an object that no
 	// manifest names; after it, a whole backup.
-	committed, err := store.Repository.Commit(ctx, &m)
+	committed, err := within(ctx, finishStalls*r.StoreStall, r.farewell(), func(ctx context.Context) (*repository.Committed, error) {
+		return store.Repository.Commit(ctx, &m)
+	})
 	if err != nil {
 		return Commit{Store: store.URL, Err: fmt.Errorf("commit %s %s: %w", draft.Chain, draft.ID, err)}
 	}

@@ -2,14 +2,10 @@ package backup
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
 )
-
-// errStoreStalled ends a store that takes no bytes while others wait for it.
-var errStoreStalled = errors.New("the store took no bytes")
 
 // branchDepth is how many chunks a store may lag behind the others before it
 // slows them down. A chunk is one write of the sealer, about 64 KiB.
@@ -30,7 +26,8 @@ type branch struct {
 	err    error     // what the reader gets after the last chunk; set before chunks is closed
 	ended  sync.Once // closes chunks
 	gone   chan struct{}
-	left   sync.Once // closes gone: the reader is done, well or badly
+	left   sync.Once   // closes gone: the reader is done, well or badly
+	stop   func(error) // ends the Put's context; may be nil
 
 	current *sharedChunk
 	unread  []byte
@@ -108,10 +105,18 @@ func (b *branch) send(chunk *sharedChunk, stall time.Duration) bool {
 		return true
 	case <-b.gone:
 	case <-timer.C:
-		b.end(fmt.Errorf("%w for %s", errStoreStalled, stall))
-		b.abandon()
+		b.drop(stalledFor(stall))
 	}
 	return false
+}
+
+// drop ends a Put that may not even be reading.
+func (b *branch) drop(err error) {
+	b.end(err)
+	b.abandon()
+	if b.stop != nil {
+		b.stop(err)
+	}
 }
 
 func (b *branch) end(err error) {

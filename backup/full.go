@@ -40,7 +40,7 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 	}
 	draft := r.draft(config.Chain(), manifest.KindFull, taken.id, created)
 	draft.Etcd, draft.Degraded, draft.Unproved = &taken.capture.Etcd, taken.capture.Degraded, taken.capture.Unproved
-	draft.Etcd.Rate = r.rate(ctx, draft)
+	draft.Etcd.Rate = r.rate(ctx, draft, taken.data)
 	return r.commit(ctx, draft, taken.data)
 }
 
@@ -153,10 +153,8 @@ func (r *Runner) throughScratch(ctx context.Context, cluster *etcd.Cluster, chai
 	spool := follow.New(file)
 	return r.captureAndSpread(ctx, chain, func(ctx context.Context) io.Reader { return spool.Reader(ctx) },
 		func(ctx context.Context) (*etcd.Capture, error) {
-			capture, err := cluster.Capture(ctx, survey, source, scratchWriter{spool}, file.Name())
-			spool.Finish(err)
-			return capture, err
-		})
+			return cluster.Capture(ctx, survey, source, scratchWriter{spool}, file.Name())
+		}, spool.Finish)
 }
 
 // scratchWriter marks the scratch file's failures as such.
@@ -178,10 +176,8 @@ func (r *Runner) straightThrough(ctx context.Context, cluster *etcd.Cluster, cha
 		context.AfterFunc(ctx, func() { reader.CloseWithError(context.Cause(ctx)) })
 		return reader
 	}, func(ctx context.Context) (*etcd.Capture, error) {
-		capture, err := cluster.Capture(ctx, survey, source, writer, "")
-		writer.CloseWithError(err)
-		return capture, err
-	})
+		return cluster.Capture(ctx, survey, source, writer, "")
+	}, func(err error) { writer.CloseWithError(err) })
 	if err == nil {
 		t.capture.Unproved = []string{"no scratch: " + strings.Join(strings.Fields(why), " ")}
 	}
@@ -189,8 +185,10 @@ func (r *Runner) straightThrough(ctx context.Context, cluster *etcd.Cluster, cha
 }
 
 // captureAndSpread runs a capture and the sealing of what it captures side by
-// side. Each ends the other when it fails.
-func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, plain func(context.Context) io.Reader, capture func(context.Context) (*etcd.Capture, error)) (*taken, error) {
+// side. finish tells plain's reader how the capture ended. Each side ends the
+// other when it fails, and the error is that of the first.
+func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, plain func(context.Context) io.Reader,
+	capture func(context.Context) (*etcd.Capture, error), finish func(error)) (*taken, error) {
 	id, err := manifest.NewID(r.Rand)
 	if err != nil {
 		return nil, err
@@ -203,6 +201,7 @@ func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, pla
 		var err error
 		t.data, err = r.spread(ctx, chain, id, manifest.RoleSnapshot, snapshotFile, plain(ctx))
 		if err != nil {
+			err = fmt.Errorf("%w: %w", errAllStoresFailed, err)
 			cancel(err)
 		}
 		spreadDone <- err
@@ -210,26 +209,31 @@ func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, pla
 	var captureErr error
 	t.capture, captureErr = capture(ctx)
 	if captureErr != nil {
-		cancel(captureErr)
+		cancel(captureErr) // before the reader hears of it, so that ours is the first
 	}
+	finish(captureErr)
 	spreadErr := <-spreadDone
-	if captureErr != nil && !errors.Is(captureErr, spreadErr) {
+	switch {
+	case spreadErr != nil && context.Cause(ctx) == spreadErr:
+		return nil, spreadErr
+	case captureErr != nil:
 		return nil, captureErr
-	}
-	if spreadErr != nil {
-		return nil, fmt.Errorf("%w: %w", errAllStoresFailed, spreadErr)
+	case spreadErr != nil:
+		return nil, spreadErr
 	}
 	return t, nil
 }
 
 // rate is how many revisions a second the cluster has made since the chain's
 // last full, for the revision bump of a later restore; 0 when unknown.
-func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest) float64 {
-	for _, store := range r.Stores {
-		if store.Err != nil {
+func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest, data sealed) float64 {
+	for i, store := range r.Stores {
+		if data.errs[i] != nil {
 			continue
 		}
-		last, err := store.Repository.Resolve(ctx, draft.Chain, repository.Point{})
+		last, err := within(ctx, r.StoreStall, r.farewell(), func(ctx context.Context) (*manifest.Manifest, error) {
+			return store.Repository.Resolve(ctx, draft.Chain, repository.Point{})
+		})
 		if err != nil || last.Etcd == nil || last.Etcd.ClusterID != draft.Etcd.ClusterID {
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"lifeboat/internal/events"
@@ -26,19 +25,15 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 	created := r.now()
 	result := sealed{errs: make([]error, len(r.Stores))}
 	fan := newFan(len(r.Stores), r.StoreStall)
-	var puts sync.WaitGroup
+	puts := make([]*put, len(r.Stores))
 	for i, store := range r.Stores {
 		if store.Err != nil {
 			result.errs[i] = store.Err
 			fan.branches[i].abandon()
 			continue
 		}
-		puts.Go(func() {
-			err := store.Repository.PutObject(ctx, name, fan.branches[i], retainUntil(store, created))
-			fan.branches[i].abandon()
-			if err != nil {
-				result.errs[i] = fmt.Errorf("put %s: %w", name, err)
-			}
+		puts[i] = startPut(ctx, fan.branches[i], func(ctx context.Context, body io.Reader) error {
+			return store.Repository.PutObject(ctx, name, body, retainUntil(store, created))
 		})
 	}
 
@@ -46,7 +41,16 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 	r.Events.Emit(events.StageStarted{Stage: "seal", Chain: string(chain)})
 	sums, err := r.seal(fan, plain)
 	fan.Close(err)
-	puts.Wait()
+	limit := time.NewTimer(finishStalls * r.StoreStall) // the same for all
+	defer limit.Stop()
+	for i, p := range puts {
+		if p == nil {
+			continue
+		}
+		if putErr := p.wait(limit, finishStalls*r.StoreStall, r.farewell()); putErr != nil {
+			result.errs[i] = fmt.Errorf("put %s: %w", name, putErr)
+		}
+	}
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -58,6 +62,43 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 		Name: name, Role: role, Size: sums.StoredSize, SHA256: manifest.Hash(sums.StoredSHA256), PlainSize: sums.PlainSize,
 	}
 	return result, nil
+}
+
+// put is one store's Put on its way.
+type put struct {
+	branch *branch
+	ctx    context.Context
+	done   chan error
+}
+
+func startPut(ctx context.Context, b *branch, do func(context.Context, io.Reader) error) *put {
+	ctx, b.stop = context.WithCancelCause(ctx)
+	p := &put{branch: b, ctx: ctx, done: make(chan error, 1)}
+	go func() {
+		err := do(ctx, b)
+		b.abandon()
+		p.done <- err
+	}()
+	return p
+}
+
+// wait is called when the fan is closed. The store may take until the limit to
+// make durable what it was given.
+func (p *put) wait(limit *time.Timer, length, farewell time.Duration) error {
+	defer p.branch.stop(nil)
+	select {
+	case err := <-p.done:
+		return because(p.ctx, err)
+	case <-p.ctx.Done():
+	case <-limit.C:
+		limit.Reset(0) // for the next
+		p.branch.drop(stalledFor(length))
+	}
+	err, returned := awaited(p.ctx, p.done, farewell)
+	if !returned {
+		return context.Cause(p.ctx)
+	}
+	return because(p.ctx, err)
 }
 
 func (r *Runner) seal(dst io.Writer, plain io.Reader) (seal.Sums, error) {
