@@ -29,6 +29,9 @@ type Store interface {
 	// the object is either visible whole or not visible at all, and the caller
 	// must look to know which.
 	//
+	// A store on a file system can't hold "a" beside "a/b": the second of the
+	// two is refused with ErrInvalidName. Callers avoid such names.
+	//
 	// An error from r aborts the Put and leaves nothing visible. Put never
 	// closes r.
 	Put(ctx context.Context, name string, r io.Reader, opts PutOptions) error

@@ -12,10 +12,9 @@ import (
 // its two cores with etcd and with us.
 func s3Store(b *testing.B) storage.Store {
 	b.Helper()
-	server := s3test.Start(b, s3test.Options{})
-	b.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
-	b.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
-	store, err := s3.New(b.Context(), s3.Config{Bucket: server.Bucket, Endpoint: server.Endpoint, Region: s3test.Region})
+	server := s3test.Start(b, s3test.Options{TLS: true})
+	server.Setenv(b)
+	store, err := s3.New(b.Context(), s3.Config{Bucket: server.Bucket, Endpoint: server.Endpoint, Region: s3test.Region, CAFile: server.CAFile})
 	if err != nil {
 		b.Fatal(err)
 	}
