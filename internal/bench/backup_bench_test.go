@@ -248,4 +248,3 @@ func watchHeap(peak *atomic.Uint64) (stop func()) {
 	}()
 	return func() { cancel(); <-done }
 }
-
