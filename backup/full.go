@@ -62,22 +62,26 @@ func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain 
 	lastResort := candidates[0]
 	lastResort.Tolerate = true
 	var passedOver []error
-	var dissenting []manifest.EtcdID
+	var bads []*etcd.BadSourceError
 	for _, source := range append(candidates, lastResort) {
 		t, err := r.snapshotFrom(ctx, cluster, chain, survey, source)
 		var bad *etcd.BadSourceError
 		switch {
 		case err == nil:
-			for _, id := range dissenting {
-				if id != source.Member() && !contains(t.capture.Etcd.Dissenting, id) {
-					t.capture.Etcd.Dissenting = append(t.capture.Etcd.Dissenting, id)
+			for _, bad := range bads {
+				if !contains(t.capture.Etcd.Dissenting, bad.Member) {
+					t.capture.Etcd.Dissenting = append(t.capture.Etcd.Dissenting, bad.Member)
+				}
+				// Those who spoke against it may have gone since; it is no better for that.
+				if bad.Member == source.Member() && len(t.capture.Degraded) == 0 {
+					t.capture.Degraded = append(t.capture.Degraded, bad.Error())
 				}
 			}
 			return t, nil
 		case errors.Is(err, errAllStoresFailed), ctx.Err() != nil:
 			return nil, err
 		case errors.As(err, &bad):
-			dissenting = append(dissenting, bad.Member)
+			bads = append(bads, bad)
 		}
 		passedOver = append(passedOver, err)
 		r.Events.Emit(events.Warning{Chain: string(chain), Subject: "member " + source.Member().String(), Message: "passed over: " + err.Error()})

@@ -34,11 +34,14 @@ func (r *Runner) Import(ctx context.Context, chain manifest.Chain, path string) 
 	}
 	unproved := []string{"imported: no live member was compared"}
 	plain := io.Reader(file)
-	if info.Size()%512 == sha256.Size {
+	switch info.Size() % 512 { // databases are whole pages
+	case sha256.Size:
 		if err := snapdb.VerifyTrailer(ctx, path); err != nil {
 			return nil, fmt.Errorf("import %s: %w", path, err)
 		}
-	} else {
+	default:
+		return nil, fmt.Errorf("import %s: %w: its size of %d bytes is neither whole pages nor those and a hash trailer: it was cut off", path, snapdb.ErrCorrupt, info.Size())
+	case 0:
 		plain = &trailing{r: file, hash: sha256.New()}
 		unproved = append(unproved, "the imported file had no hash trailer")
 	}
