@@ -175,6 +175,7 @@ func (a *app) runner(ctx context.Context) (*config.Config, *backup.Runner, []ope
 		MinStores: c.MinStores, Recipients: recipients, RecipientNames: c.Recipients,
 		Writer: a.writer(c), Scratch: filepath.Join(c.StateDir, "scratch"), StoreStall: storeStall,
 		Witnesses: memory.Heads(), Now: a.now, Rand: a.rand, Events: a.listener(),
+		NextExpectedBy: func(chain manifest.Chain) *time.Time { return c.NextExpectedBy(string(chain), a.now()) },
 	}
 	for i := range list {
 		o := &list[i]

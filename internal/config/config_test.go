@@ -78,6 +78,9 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		"half a key pair":            {good + "etcd:\n  - name: main\n    certFile: x\n    endpoints: [http://a:1]\n", "certFile and keyFile"},
 		"two etcd of one name":       {good + "etcd:\n  - {name: a, endpoints: [http://a:1]}\n  - {name: a, endpoints: [http://a:1]}\n", "line 7: etcd.1.name"},
 		"an empty file":              {"", "empty"},
+		"a schedule that is none":    {good + "schedule:\n  full: every day\n", "line 6: schedule.full"},
+		"a private key":              {strings.Replace(good, "age1x", "AGE-SECRET-KEY-1SECRETsecret", 1), "line 4: recipients.0: is a private key"},
+		"an empty recipient":         {strings.Replace(good, "age1x", "\"\"", 1), "line 4: recipients.0"},
 		"two documents":              {good + "---\ncluster: b\n", "more than one document"},
 		"a lock without days":        {good[:strings.Index(good, "recip")] + "    s3: {objectLock: {mode: compliance}}\nrecipients: [age1x]\n", "mode and days"},
 	} {
@@ -105,6 +108,34 @@ func TestRelativePathsAreRelativeToTheFile(t *testing.T) {
 	}
 	if c.Signing.TrustFile != filepath.Join(dir, "trust") || c.StateDir != filepath.Join(dir, "state") || c.Host.Root != "/" || c.Node == "" {
 		t.Errorf("got %+v", c)
+	}
+}
+
+func TestTheNextBackupIsLateAtTheSecondScheduledTime(t *testing.T) {
+	c := complete()
+	now := time.Date(2026, 11, 21, 13, 5, 0, 0, time.FixedZone("", 3600)) // 12:05 UTC
+	for chain, want := range map[string]string{
+		"etcd/main":     "2026-11-22T00:00:00Z",
+		"etcd/events":   "2026-11-22T00:00:00Z",
+		"hosts/cp1":     "2026-11-21T18:15:00Z",
+		"etcd/imported": "",
+		"drills":        "",
+	} {
+		got := ""
+		if at := c.NextExpectedBy(chain, now); at != nil {
+			got = at.Format(time.RFC3339)
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", chain, got, want)
+		}
+	}
+	c.Schedule.Full = ""
+	if got := c.NextExpectedBy("etcd/main", now); got != nil {
+		t.Errorf("without a schedule: %v", got)
+	}
+	c.Schedule.Full = "0 0 30 2 *"
+	if got := c.NextExpectedBy("etcd/main", now); got != nil {
+		t.Errorf("for a date that never comes: %v", got)
 	}
 }
 

@@ -168,6 +168,12 @@ func (c *Config) check(where func(string) string) error {
 	case c.Retention.Minimum < 1:
 		return complain("retention.minimum", "%d, want 1 or more: the last backup always stays", c.Retention.Minimum)
 	}
+	if err := c.Schedule.check(complain); err != nil {
+		return err
+	}
+	if err := checkRecipients(c.Recipients, complain); err != nil {
+		return err
+	}
 	names := map[string]bool{}
 	for i, e := range c.Etcd {
 		path := fmt.Sprintf("etcd.%d", i)
