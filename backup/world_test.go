@@ -149,14 +149,19 @@ func ids(list []repository.Backup) []manifest.ID {
 	return all
 }
 
-// restored restores the newest full into a new data directory, as in the
-// disaster, and returns that directory.
-func (w *world) restored(t testing.TB, store storage.Store, want *manifest.Manifest) string {
+// restored restores the newest full into a new data directory for a member m0,
+// as in the disaster.
+func (w *world) restored(t testing.TB, store storage.Store, want *manifest.Manifest) (dataDir, peerURL string) {
 	t.Helper()
-	zero, dataDir := uint64(0), filepath.Join(t.TempDir(), "etcd")
+	port, err := etcdtest.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero := uint64(0)
+	dataDir, peerURL = filepath.Join(t.TempDir(), "etcd"), fmt.Sprintf("http://127.0.0.1:%d", port)
 	plan, err := restore.PlanEtcd(t.Context(), w.open(t, store), restore.EtcdOptions{
 		Identities: []age.Identity{w.identity}, DataDir: dataDir, Name: "m0",
-		PeerURLs: []string{"http://127.0.0.1:2380"}, Bump: &zero, Now: time.Now, Rand: rand.Reader,
+		PeerURLs: []string{peerURL}, Bump: &zero, Now: time.Now, Rand: rand.Reader,
 	})
 	if err != nil {
 		t.Fatalf("plan a restore: %v", err)
@@ -170,7 +175,7 @@ func (w *world) restored(t testing.TB, store storage.Store, want *manifest.Manif
 	if plan.Result.Revision != int64(want.Etcd.Revision) {
 		t.Fatalf("restored up to revision %d, the backup holds %d", plan.Result.Revision, want.Etcd.Revision)
 	}
-	return dataDir
+	return dataDir, peerURL
 }
 
 // opened unseals a backup and checks all of it.
