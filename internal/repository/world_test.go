@@ -147,13 +147,16 @@ func (w *world) draft(chain manifest.Chain, kind manifest.Kind) (*manifest.Manif
 	m := &manifest.Manifest{
 		Chain: chain, Kind: kind, ID: id, Created: w.clock.now(), Writer: manifest.Writer{Node: "cp1", Version: "0.1.0"},
 	}
+	w.mu.Lock()
+	if kind == manifest.KindFull {
+		w.revision += 10
+	}
+	revision := w.revision
+	w.mu.Unlock()
 	files := map[string]manifest.Role{}
 	switch kind {
 	case manifest.KindFull:
-		w.mu.Lock()
-		w.revision += 10
-		m.Etcd = &manifest.Etcd{ClusterID: 7, MemberID: 1, Version: "3.6.16", Revision: w.revision, HashKV: 77, ComparedWith: []manifest.EtcdID{2}}
-		w.mu.Unlock()
+		m.Etcd = &manifest.Etcd{ClusterID: 7, MemberID: 1, Version: "3.6.16", Revision: revision, HashKV: 77, ComparedWith: []manifest.EtcdID{2}}
 		files["snapshot.db.zst.age"] = manifest.RoleSnapshot
 	case manifest.KindFiles:
 		m.Host = &manifest.Host{Node: strings.TrimPrefix(string(chain), "hosts/"), Files: 3}
@@ -163,7 +166,7 @@ func (w *world) draft(chain manifest.Chain, kind manifest.Kind) (*manifest.Manif
 	}
 	bytes := map[string][]byte{}
 	for file, role := range files {
-		data := []byte(fmt.Sprintf("sealed bytes of %s in %s, revision %d", file, id, w.revision))
+		data := []byte(fmt.Sprintf("sealed bytes of %s in %s, revision %d", file, id, revision))
 		name := ObjectName(chain, id, file)
 		bytes[name] = data
 		m.Objects = append(m.Objects, manifest.Object{
