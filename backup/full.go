@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"syscall"
+	"slices"
 
 	"lifeboat/backup/etcd"
 	"lifeboat/internal/durable"
@@ -69,7 +68,7 @@ func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain 
 		switch {
 		case err == nil:
 			for _, bad := range bads {
-				if !contains(t.capture.Etcd.Dissenting, bad.Member) {
+				if !slices.Contains(t.capture.Etcd.Dissenting, bad.Member) {
 					t.capture.Etcd.Dissenting = append(t.capture.Etcd.Dissenting, bad.Member)
 				}
 				// Those who spoke against it may have gone since; it is no better for that.
@@ -80,7 +79,7 @@ func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain 
 			return t, nil
 		case errors.Is(err, errAllStoresFailed), ctx.Err() != nil:
 			return nil, err
-		case errors.As(err, &bad):
+		case errors.As(err, &bad) && bad.Dissents:
 			bads = append(bads, bad)
 		}
 		passedOver = append(passedOver, err)
@@ -89,25 +88,16 @@ func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain 
 	return nil, errors.Join(passedOver...)
 }
 
-func contains(list []manifest.EtcdID, id manifest.EtcdID) bool {
-	for _, m := range list {
-		if m == id {
-			return true
-		}
-	}
-	return false
-}
-
 // snapshotFrom takes one snapshot through scratch, or straight through where
 // there is no room for scratch.
 func (r *Runner) snapshotFrom(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey, source etcd.Source) (*taken, error) {
 	why := r.noScratch(source)
 	if why == "" {
 		t, err := r.throughScratch(ctx, cluster, chain, survey, source)
-		if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, errScratch) {
+		if !errors.Is(err, errScratch) {
 			return t, err
 		}
-		why = "the scratch folder's file system is full"
+		why = err.Error() // full, read-only, failing: no reason to go without a backup
 	}
 	r.Events.Emit(events.Warning{Chain: string(chain), Subject: "scratch", Message: why + "; streaming straight to the stores, unproved"})
 	return r.straightThrough(ctx, cluster, chain, survey, source, why)
@@ -136,7 +126,7 @@ func (r *Runner) noScratch(source etcd.Source) string {
 }
 
 var (
-	errScratch         = errors.New("write scratch file")
+	errScratch         = errors.New("scratch")
 	errAllStoresFailed = errors.New("every store failed")
 )
 
@@ -146,12 +136,12 @@ var (
 func (r *Runner) throughScratch(ctx context.Context, cluster *etcd.Cluster, chain manifest.Chain, survey *etcd.Survey, source etcd.Source) (*taken, error) {
 	scratch, err := durable.OpenScratch(r.Scratch)
 	if err != nil {
-		return nil, fmt.Errorf("open scratch folder: %w", err)
+		return nil, fmt.Errorf("%w: open a folder: %w", errScratch, err)
 	}
 	defer scratch.Close()
 	file, err := scratch.Create("snapshot.db")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errScratch, err)
+		return nil, fmt.Errorf("%w: create a file: %w", errScratch, err)
 	}
 	defer file.Close()
 	spool := follow.New(file)
@@ -167,7 +157,7 @@ type scratchWriter struct{ w io.Writer }
 func (s scratchWriter) Write(p []byte) (int, error) {
 	n, err := s.w.Write(p)
 	if err != nil {
-		err = fmt.Errorf("%w: %w", errScratch, err)
+		err = fmt.Errorf("%w: write: %w", errScratch, err)
 	}
 	return n, err
 }
@@ -183,7 +173,7 @@ func (r *Runner) straightThrough(ctx context.Context, cluster *etcd.Cluster, cha
 		return cluster.Capture(ctx, survey, source, writer, "")
 	}, func(err error) { writer.CloseWithError(err) })
 	if err == nil {
-		t.capture.Unproved = []string{"no scratch: " + strings.Join(strings.Fields(why), " ")}
+		t.capture.Unproved = []string{"no scratch: " + manifest.Line(why)}
 	}
 	return t, err
 }

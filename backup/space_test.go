@@ -129,6 +129,23 @@ func bulkyEtcd(t *testing.T) etcd.Config {
 	return etcd.Config{Name: "main", Endpoints: []string{member.Endpoint}}
 }
 
+func TestAScratchFolderThatFailsMeansStraightThrough(t *testing.T) {
+	t.Parallel()
+	w, store := newWorld(t), memory.New()
+	runner := w.runner(t, store)
+	// A folder that exists, has room, and whose path leaves none for a name.
+	runner.Scratch = t.TempDir()
+	for len(runner.Scratch) < 4000 {
+		runner.Scratch = filepath.Join(runner.Scratch, strings.Repeat("x", min(200, 4090-len(runner.Scratch)-1)))
+	}
+	runner.Scratch = filepath.Join(runner.Scratch, strings.Repeat("y", 4090-len(runner.Scratch)-1))
+	m := mustEtcd(t, runner, sharedEtcd(t))
+	if !has(m.Unproved, "no scratch: scratch: open a folder") || len(m.Degraded) != 0 {
+		t.Errorf("unproved %q, degraded %q; want the scratch folder's failure as the reason", m.Unproved, m.Degraded)
+	}
+	w.verified(t, store)
+}
+
 func TestTooLittleScratchMeansStraightThrough(t *testing.T) {
 	t.Parallel()
 	if !ownMounts(t) {
@@ -142,7 +159,7 @@ func TestTooLittleScratchMeansStraightThrough(t *testing.T) {
 		wants string
 	}{
 		{"seen before", 32 << 20, nil, "bytes of scratch"},
-		{"found out on the way", 128 << 20, func(t *testing.T, dir string) { fillUp(t, dir, 1<<20) }, "is full"},
+		{"found out on the way", 128 << 20, func(t *testing.T, dir string) { fillUp(t, dir, 1<<20) }, "no space left"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w, store := newWorld(t), memory.New()

@@ -25,6 +25,10 @@ type Capture struct {
 type BadSourceError struct {
 	Member manifest.EtcdID
 	Why    string
+
+	// Dissents says that the member's data is not what the others hold: it is
+	// corrupt. A member that merely lags or can't be reached does not dissent.
+	Dissents bool
 }
 
 func (e *BadSourceError) Error() string {
@@ -80,7 +84,7 @@ func (c *Cluster) Capture(ctx context.Context, survey *Survey, source Source, ds
 		capture.Degraded = append(capture.Degraded, "no linearizable read: "+manifest.Line(survey.FloorErr.Error()))
 	}
 	if path == "" {
-		capture.Etcd.Revision = survey.Floor
+		capture.Etcd.Revision = lowerBound(survey)
 		capture.Etcd.DBBytes = stream.Size - trailerSize
 		capture.Unproved = append(capture.Unproved, "no scratch space: the snapshot was streamed straight to the stores")
 		return capture, nil
@@ -90,6 +94,10 @@ func (c *Cluster) Capture(ctx context.Context, survey *Survey, source Source, ds
 	}
 	return capture, nil
 }
+
+// lowerBound is what can be said of a snapshot's revision without its file.
+// etcd's revisions begin at 1.
+func lowerBound(survey *Survey) manifest.Revision { return max(1, survey.Floor) }
 
 // trailerSize is the SHA-256 that ends every snapshot stream.
 const trailerSize = 32
@@ -156,10 +164,10 @@ func (c *Cluster) prove(ctx context.Context, survey *Survey, source Source, path
 		c.events.Emit(events.StageProgress{Stage: "prove", Chain: chain, Done: done})
 	}})
 	if errors.Is(err, snapdb.ErrCorrupt) {
-		capture.Etcd.Revision = survey.Floor
+		capture.Etcd.Revision = lowerBound(survey)
 		capture.Etcd.DBBytes = capture.Size - trailerSize
 		capture.Unproved = append(capture.Unproved, "the database file is corrupt, its HashKV was not computed")
-		return &BadSourceError{Member: source.state.ID, Why: manifest.Line(err.Error())}
+		return &BadSourceError{Member: source.state.ID, Dissents: true, Why: manifest.Line(err.Error())}
 	}
 	if err != nil {
 		return err

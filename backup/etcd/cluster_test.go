@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
@@ -331,5 +332,83 @@ func TestOpenRefusesBadConfiguration(t *testing.T) {
 		if _, err := Open(config, Limits{}, nil); err == nil || !strings.Contains(err.Error(), `"main"`) {
 			t.Errorf("%s: got %v, want an error that names the cluster", name, err)
 		}
+	}
+}
+
+func TestMembersThatDisagreeDegradeEvenWhenAnotherCannotBeAsked(t *testing.T) {
+	live, bad := startWithACorruptMember(t)
+	live.Kill(1) // two of three are left: a quorum, and no majority for either hash
+	live.WaitHealthy(0)
+	short := limits
+	short.Call = 2 * time.Second
+	c := openCluster(t, live, short)
+	s := survey(t, c)
+	index := slices.IndexFunc(s.Sources(), func(source Source) bool { return source.Member() != bad })
+	got, err := take(t, c, s, s.Sources()[index])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Degraded) == 0 || !strings.Contains(got.Degraded[0], bad.String()) || len(got.Unproved) == 0 {
+		t.Errorf("degraded %q, unproved %q; want the disagreement with %s in both", got.Degraded, got.Unproved, bad)
+	}
+}
+
+func TestWithoutQuorumAndScratchTheCaptureIsStillOneThatCanBeCommitted(t *testing.T) {
+	live := cluster.StartBinary(t, "3.6", cluster.Options{Members: 3})
+	fill(t, live, 20)
+	live.Kill(1)
+	live.Kill(2)
+	time.Sleep(3 * time.Second) // longer than an election
+	short := limits
+	short.Call = time.Second
+	c := openCluster(t, live, short)
+	s := survey(t, c)
+	got, err := c.Capture(t.Context(), s, s.Sources()[0], io.Discard, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Etcd.Revision < 1 {
+		t.Errorf("revision %d: a manifest refuses it, and the backup would be lost", got.Etcd.Revision)
+	}
+}
+
+func TestAClusterCompactedAtItsHeadIsProved(t *testing.T) {
+	for _, version := range cluster.Versions {
+		t.Run("etcd "+version, func(t *testing.T) {
+			live := cluster.StartBinary(t, version, cluster.Options{})
+			filled := fill(t, live, 100)
+			if _, err := live.Client().Compact(t.Context(), filled.Revision, clientv3.WithCompactPhysical()); err != nil {
+				t.Fatal(err)
+			}
+			c := openCluster(t, live, limits)
+			s := survey(t, c)
+			got, err := take(t, c, s, s.Sources()[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Etcd.CompactRevision != got.Etcd.Revision || len(got.Unproved) != 0 {
+				t.Errorf("revision %d, compacted at %d, unproved %q; want it proved", got.Etcd.Revision, got.Etcd.CompactRevision, got.Unproved)
+			}
+		})
+	}
+}
+
+func TestASlowDestinationIsNotAStalledMember(t *testing.T) {
+	live := cluster.StartBinary(t, "3.6", cluster.Options{})
+	fill(t, live, 200)
+	impatient := limits
+	impatient.NoProgress = 500 * time.Millisecond
+	c := openCluster(t, live, impatient)
+	s := survey(t, c)
+	slow := true
+	_, err := c.Capture(t.Context(), s, s.Sources()[0], writerFunc(func(p []byte) (int, error) {
+		if slow {
+			slow = false
+			time.Sleep(2 * time.Second)
+		}
+		return len(p), nil
+	}), "")
+	if err != nil {
+		t.Errorf("got %v", err)
 	}
 }

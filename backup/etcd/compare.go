@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func (c *Cluster) compare(ctx context.Context, survey *Survey, source Source, pa
 		switch {
 		case voters == 1 && len(votes) == 1 && votes[0].hash != file.hash:
 			capture.Unproved = append(capture.Unproved, "HashKV differs from the member's own")
-			return &BadSourceError{Member: source.state.ID, Why: "the file's HashKV differs from the member's own"}
+			return &BadSourceError{Member: source.state.ID, Dissents: true, Why: "the file's HashKV differs from the member's own"}
 		case outcome == agreed:
 			capture.Etcd.ComparedWith = without(majority, source.state.ID, voters > 1)
 			c.dissent(capture, dissenting)
@@ -45,16 +46,9 @@ func (c *Cluster) compare(ctx context.Context, survey *Survey, source Source, pa
 		case outcome == sourceIsBad:
 			capture.Etcd.Dissenting = []manifest.EtcdID{source.state.ID}
 			capture.Unproved = append(capture.Unproved, "HashKV differs from a majority of the members")
-			return &BadSourceError{Member: source.state.ID, Why: fmt.Sprintf("its HashKV at revision %d differs from that of members %v", file.revision, majority)}
+			return &BadSourceError{Member: source.state.ID, Dissents: true, Why: fmt.Sprintf("its HashKV at revision %d differs from that of members %v", file.revision, majority)}
 		case outcome == splitForGood:
-			capture.Unproved = append(capture.Unproved, reasons...)
-			if len(votes) == voters && voters > 1 {
-				capture.Unproved = append(capture.Unproved, "no majority of the members agrees on HashKV")
-				capture.Degraded = append(capture.Degraded, fmt.Sprintf("the members disagree on HashKV at revision %d: no majority", file.revision))
-			} else if len(reasons) == 0 {
-				capture.Unproved = append(capture.Unproved, fmt.Sprintf("only %d of %d voting members could be compared", len(votes), voters))
-			}
-			c.events.Emit(events.Warning{Chain: string(c.config.Chain()), Subject: "proof", Message: strings.Join(capture.Unproved, "; ")})
+			c.unsettled(capture, file, voters, votes, reasons)
 			return nil
 		}
 		member := ask[i]
@@ -72,6 +66,32 @@ func (c *Cluster) compare(ctx context.Context, survey *Survey, source Source, pa
 		}
 		votes = append(votes, v)
 	}
+}
+
+// unsettled says why no majority was found. Members that differ mean that one
+// of them is corrupt, perhaps the source, whoever else could not be asked.
+func (c *Cluster) unsettled(capture *Capture, file fileHash, voters int, votes []vote, reasons []string) {
+	capture.Unproved = append(capture.Unproved, reasons...)
+	if differ(votes) {
+		why := fmt.Sprintf("members %s disagree on HashKV at revision %d, and no majority tells who is right", names(votes), file.revision)
+		capture.Unproved = append(capture.Unproved, why)
+		capture.Degraded = append(capture.Degraded, why)
+	} else if len(reasons) == 0 {
+		capture.Unproved = append(capture.Unproved, fmt.Sprintf("only %d of %d voting members could be compared", len(votes), voters))
+	}
+	c.events.Emit(events.Warning{Chain: string(c.config.Chain()), Subject: "proof", Message: strings.Join(capture.Unproved, "; ")})
+}
+
+func differ(votes []vote) bool {
+	return slices.ContainsFunc(votes, func(v vote) bool { return v.hash != votes[0].hash })
+}
+
+func names(votes []vote) string {
+	var list []string
+	for _, v := range votes {
+		list = append(list, v.member.String())
+	}
+	return strings.Join(list, ", ")
 }
 
 func without(members []manifest.EtcdID, source manifest.EtcdID, drop bool) []manifest.EtcdID {
@@ -110,14 +130,28 @@ func (f fileHash) asOf(ctx context.Context, compact manifest.Revision) (uint32, 
 	return snapdb.HashKV(ctx, f.path, int64(f.revision), int64(compact))
 }
 
-// askHash has a member compute HashKV at the file's revision. When the member
-// compacted since the snapshot, the file is hashed again as of that
-// compaction; a vote that equals the file's is given the file's own hash, so
-// that votes stay comparable.
+// askHash has a member compute HashKV at the file's revision, once it has
+// applied all that the file holds. When the member compacted since the
+// snapshot, the file is hashed again as of that compaction; a vote that equals
+// the file's is given the file's own hash, so that votes stay comparable.
 func (c *Cluster) askHash(ctx context.Context, member MemberState, file fileHash) (vote, error) {
+	if _, err := c.readRevision(ctx, member.Endpoint); err != nil {
+		return vote{}, err
+	}
 	response, err := c.hashKV(ctx, member, file.revision)
 	if err != nil {
 		return vote{}, err
+	}
+	if compactRevision(response.CompactRevision) < file.compact && file.revision == file.compact {
+		// etcd kept this hash when it compacted, as of the compaction before.
+		// Asked for its current revision, which in an idle cluster is the same,
+		// it scans.
+		if response, err = c.hashKV(ctx, member, 0); err != nil {
+			return vote{}, err
+		}
+		if now := hashedRevision(response); now != file.revision {
+			return vote{}, fmt.Errorf("member %s went on to revision %d: the snapshot's own, %d, is compacted", member.ID, now, file.revision)
+		}
 	}
 	compact := compactRevision(response.CompactRevision)
 	if compact < file.compact {
@@ -131,6 +165,15 @@ func (c *Cluster) askHash(ctx context.Context, member MemberState, file fileHash
 		return vote{member: member.ID, hash: file.hash}, nil
 	}
 	return vote{member: member.ID, hash: response.Hash}, nil
+}
+
+// hashedRevision is the revision that a member hashed when asked for its
+// current one. etcd 3.5 tells it in the header only.
+func hashedRevision(response *pb.HashKVResponse) manifest.Revision {
+	if response.HashRevision > 0 {
+		return manifest.Revision(response.HashRevision)
+	}
+	return manifest.Revision(response.Header.Revision)
 }
 
 // lagPause is how long a member that has not applied a revision yet is left
@@ -163,44 +206,43 @@ func (c *Cluster) hashKV(ctx context.Context, member MemberState, revision manif
 // compareCompaction looks for a corrupt minority among the members that were
 // not asked to scan. etcd keeps the hashes of recent compaction revisions, so
 // asking for the snapshot's compact revision costs a member nothing. Only
-// answers as of the same earlier compaction are compared, with the source's.
+// answers as of the same earlier compaction are compared, and only a majority
+// of all voting members names anybody: the odd one out may be the source.
 func (c *Cluster) compareCompaction(ctx context.Context, survey *Survey, source Source, capture *Capture) {
-	revision := capture.Etcd.CompactRevision
-	if revision <= 1 || survey.Voters() == 1 {
+	revision, settled := capture.Etcd.CompactRevision, 1+len(capture.Etcd.ComparedWith)+len(capture.Etcd.Dissenting)
+	if revision <= 1 || settled >= survey.Voters() {
 		return
 	}
 	reference, err := c.keptHash(ctx, source.state, revision)
 	if err != nil {
 		return // the source restarted since that compaction, or compacted again
 	}
+	votes := []vote{{member: source.state.ID, hash: reference.Hash}}
 	for _, member := range scanners(survey, source.state) {
-		if contains(capture.Etcd.ComparedWith, member.ID) || contains(capture.Etcd.Dissenting, member.ID) {
-			continue
-		}
 		kept, err := c.keptHash(ctx, member, revision)
-		if err != nil || kept.CompactRevision != reference.CompactRevision {
-			continue
-		}
-		if kept.Hash != reference.Hash {
-			c.dissent(capture, []manifest.EtcdID{member.ID})
+		if err == nil && kept.CompactRevision == reference.CompactRevision {
+			votes = append(votes, vote{member: member.ID, hash: kept.Hash})
 		}
 	}
+	_, _, dissenting := judge(survey.Voters(), source.state.ID, votes, true)
+	c.dissent(capture, slices.DeleteFunc(dissenting, func(id manifest.EtcdID) bool {
+		return slices.Contains(capture.Etcd.Dissenting, id)
+	}))
 }
 
+// errNotKept says that a member scanned instead of remembering.
+var errNotKept = errors.New("the member has not kept that hash")
+
 // keptHash asks for a hash that the member should have kept. A member that
-// does not have it would scan, so the stall limit holds here too.
+// does not have it scans, which its answer shows: so the stall limit holds
+// here too, and whoever asks stops at the first.
 func (c *Cluster) keptHash(ctx context.Context, member MemberState, revision manifest.Revision) (*pb.HashKVResponse, error) {
 	if why := overStall(member, c.limits); why != "" {
 		return nil, errors.New(why)
 	}
-	return c.hashKV(ctx, member, revision)
-}
-
-func contains(list []manifest.EtcdID, id manifest.EtcdID) bool {
-	for _, m := range list {
-		if m == id {
-			return true
-		}
+	response, err := c.hashKV(ctx, member, revision)
+	if err == nil && compactRevision(response.CompactRevision) >= revision {
+		err = errNotKept
 	}
-	return false
+	return response, err
 }

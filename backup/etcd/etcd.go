@@ -29,7 +29,7 @@ import (
 // at every new connection, so a renewed one needs no restart.
 type Config struct {
 	Name      string   // the cluster's name in the configuration; its chain is etcd/<Name>
-	Endpoints []string // client URLs, the local member first
+	Endpoints []string // client URLs of the members; one that leads to a member is enough
 	CAFile    string
 	CertFile  string
 	KeyFile   string

@@ -79,6 +79,7 @@ func (c *Cluster) stream(ctx context.Context, endpoint string, dst io.Writer, on
 		if message.version != "" {
 			info.ServerVersion = message.version
 		}
+		watchdog.Stop() // what follows takes our time, not the member's
 		check.Write(message.blob)
 		_, err = dst.Write(message.blob)
 		info.Size += int64(len(message.blob))

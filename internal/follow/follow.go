@@ -84,9 +84,12 @@ func (r *reader) Read(p []byte) (int, error) {
 			n, err := r.file.f.ReadAt(p[:min(int64(len(p)), ready)], r.off)
 			r.off += int64(n)
 			if n > 0 {
-				err = nil
+				return n, nil
 			}
-			return n, err
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF // somebody cut the file short
+			}
+			return 0, err
 		case finished:
 			return 0, io.EOF
 		}

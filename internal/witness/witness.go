@@ -14,10 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"lifeboat/internal/durable"
 	"lifeboat/internal/manifest"
@@ -51,21 +54,32 @@ type record struct {
 // would hide a rollback.
 func Open(stateDir, cluster string) (*Memory, error) {
 	m := &Memory{path: filepath.Join(stateDir, fileName), cluster: cluster, seen: map[key]manifest.Head{}}
+	return m, m.read()
+}
+
+// read takes over what the file holds, except where we know better.
+func (m *Memory) read() error {
 	data, err := os.ReadFile(m.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the heads seen before: %w", err)
+		return fmt.Errorf("read the heads seen before: %w", err)
 	}
 	var records []record
 	if err := json.Unmarshal(data, &records); err != nil {
-		return nil, fmt.Errorf("read the heads seen before from %s: %w; move the file away to start afresh", m.path, err)
+		return fmt.Errorf("read the heads seen before from %s: %w; move the file away to start afresh", m.path, err)
 	}
 	for _, r := range records {
-		m.seen[key{r.Cluster, r.Store, r.Chain}] = r.Head
+		m.note(key{r.Cluster, r.Store, r.Chain}, r.Head)
 	}
-	return m, nil
+	return nil
+}
+
+func (m *Memory) note(k key, head manifest.Head) {
+	if old, known := m.seen[k]; !known || old.Sequence < head.Sequence {
+		m.seen[k] = head
+	}
 }
 
 // Heads lists the cluster's heads, ordered by store and chain.
@@ -95,19 +109,31 @@ func (m *Memory) Of(store string) map[manifest.Chain]manifest.Head {
 	return heads
 }
 
-// Note remembers a head if it is higher than the one remembered and saves the
-// memory. A lower head is not an error here: telling is verification's work.
+// Note remembers heads that are higher than the ones remembered and saves the
+// memory, with what other processes have saved meanwhile. A lower head is not an
+// error here: telling is verification's work.
 func (m *Memory) Note(heads ...manifest.Head) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	changed := false
-	for _, head := range heads {
-		k := key{m.cluster, head.Store, head.Chain}
-		if old, known := m.seen[k]; !known || old.Sequence < head.Sequence {
-			m.seen[k], changed = head, true
-		}
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+		return fmt.Errorf("remember heads: %w", err)
 	}
-	if !changed {
+	lock, err := os.OpenFile(m.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("remember heads: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("remember heads: lock: %w", err)
+	}
+	if err := m.read(); err != nil {
+		return err
+	}
+	before := maps.Clone(m.seen)
+	for _, head := range heads {
+		m.note(key{m.cluster, head.Store, head.Chain}, head)
+	}
+	if maps.Equal(before, m.seen) {
 		return nil
 	}
 	return m.save()
@@ -123,9 +149,6 @@ func (m *Memory) save() error {
 	})
 	data, err := json.MarshalIndent(records, "", "  ")
 	if err != nil {
-		return fmt.Errorf("remember heads: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
 		return fmt.Errorf("remember heads: %w", err)
 	}
 	if _, err := durable.WriteFile(m.path, bytes.NewReader(append(data, '\n')), durable.Options{Mode: 0o600}); err != nil {

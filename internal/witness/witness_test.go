@@ -77,6 +77,21 @@ func TestClustersDoNotMix(t *testing.T) {
 	}
 }
 
+func TestProcessesThatOverlapForgetNothingOfEachOther(t *testing.T) {
+	dir := t.TempDir()
+	a, b := open(t, dir, "a-1"), open(t, dir, "a-1")
+	if err := b.Note(head("s", "etcd/main", 7)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Note(head("s", "hosts/cp1", 1), head("s", "etcd/main", 6)); err != nil {
+		t.Fatal(err)
+	}
+	want := []manifest.Head{head("s", "etcd/main", 7), head("s", "hosts/cp1", 1)}
+	if diff := cmp.Diff(want, open(t, dir, "a-1").Heads()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestADamagedMemoryIsAnErrorThatSaysWhatToDo(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "heads.json"), []byte("{"), 0o600); err != nil {
