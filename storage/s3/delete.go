@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"lifeboat/storage"
 )
@@ -47,14 +48,18 @@ func (s *Store) missing(ctx context.Context, name string) bool {
 	return err != nil && isMissing(statusOf(err))
 }
 
-// locked reports whether the object is under a retention or a legal hold. When
-// that can't be read, it is not said to be.
+// locked reports whether the object is under a legal hold, or a retention that
+// still runs by the store's clock, which is the answer's date. When that can't
+// be read, it is not said to be.
 func (s *Store) locked(ctx context.Context, name string) bool {
 	ctx, op := s.begin(ctx)
 	out, err := s.client.HeadObject(ctx, &awss3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: s.key(name)}, op.options)
 	if err != nil {
 		return false
 	}
-	return out.ObjectLockLegalHoldStatus == "ON" ||
-		out.ObjectLockRetainUntilDate != nil && aws.ToTime(out.ObjectLockRetainUntilDate).After(aws.ToTime(out.LastModified))
+	if out.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn {
+		return true
+	}
+	now, dated := awsmiddleware.GetServerTime(out.ResultMetadata)
+	return dated && out.ObjectLockRetainUntilDate != nil && out.ObjectLockRetainUntilDate.After(now)
 }

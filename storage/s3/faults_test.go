@@ -214,7 +214,7 @@ func TestACancelledPutLeavesNothing(t *testing.T) {
 		mustHaveNoUploads(t, server)
 	}
 	// While the server does not answer: at each kind of request.
-	for name, match := range map[string]func(*http.Request) bool{"part": isPart, "complete": isComplete} {
+	for name, match := range map[string]func(*http.Request) bool{"create": isCreateUpload, "part": isPart, "complete": isComplete} {
 		proxy.Clear()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		proxy.Inject(s3test.Fault{Stall: true, Match: func(r *http.Request) bool {

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -12,6 +13,10 @@ import (
 
 	"lifeboat/storage"
 )
+
+// errLostPage is an answer after which there is more, but no new place to go
+// on from: taken for the end it would lose names, followed it might never end.
+var errLostPage = errors.New("the server says that there is more, and not where")
 
 // List implements storage.Store. A page is asked for when the one before it
 // has been taken. Keys that are no valid object names are left out.
@@ -44,10 +49,15 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 					return
 				}
 			}
-			token = page.NextContinuationToken
-			if !aws.ToBool(page.IsTruncated) || token == nil {
+			if !aws.ToBool(page.IsTruncated) {
 				return
 			}
+			next := aws.ToString(page.NextContinuationToken)
+			if next == "" || next == aws.ToString(token) {
+				yield(storage.Info{}, fmt.Errorf("list %s: %s: %w", prefix, s.where, errLostPage))
+				return
+			}
+			token = &next
 		}
 	}
 }
@@ -87,10 +97,16 @@ func (s *Store) Versions(ctx context.Context, name string) iter.Seq2[storage.Ver
 			if !aws.ToBool(page.IsTruncated) {
 				return
 			}
-			in.KeyMarker, in.VersionIdMarker = page.NextKeyMarker, page.NextVersionIdMarker
-			if aws.ToString(in.KeyMarker) > *in.Prefix {
+			// From a key alone the list would go on after all of its versions.
+			key, version := aws.ToString(page.NextKeyMarker), aws.ToString(page.NextVersionIdMarker)
+			if key > *in.Prefix {
 				return
 			}
+			if key == "" || version == "" || key == aws.ToString(in.KeyMarker) && version == aws.ToString(in.VersionIdMarker) {
+				yield(storage.Version{}, fmt.Errorf("list versions of %s: %s: %w", name, s.where, errLostPage))
+				return
+			}
+			in.KeyMarker, in.VersionIdMarker = &key, &version
 		}
 	}
 }

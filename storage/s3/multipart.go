@@ -15,10 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The multipart upload is written out here, and not the SDK's transfer
-// manager, for what that does not do: parts that grow with a stream of unknown
-// length, an abort also after a create whose answer was lost, an answer to the
-// question whether an unanswered completion took effect, and silence (it logs).
+// The multipart upload is written out here, and not left to the SDK's transfer
+// manager: docs/decisions/0005-own-multipart-upload.md says why.
 
 const (
 	minPart      = 5 << 20 // S3's least size of a part that is not the last
@@ -32,6 +30,10 @@ const (
 
 	// cleanupLimit bounds what is done after a failure or a cancelled context.
 	cleanupLimit = 20 * time.Second
+
+	// createGrace is how long the create of an upload may go on after the
+	// caller turned away.
+	createGrace = 2 * time.Second
 )
 
 // partSize is the size of part number, counted from 1: 5 MiB for the first
@@ -82,9 +84,11 @@ func (p *put) createUpload(ctx context.Context) (*upload, error) {
 	if p.checksum() {
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
 	}
-	// Not under the caller's context: an upload that is created while the
-	// caller turns away would have no one to abort it.
-	opCtx, op := s.begin(context.WithoutCancel(ctx))
+	// An upload that is created while the caller turns away needs its id to be
+	// aborted, so the answer is waited for a little longer than the caller does.
+	late, cancel := outlast(ctx, createGrace)
+	defer cancel()
+	opCtx, op := s.begin(late)
 	out, err := s.client.CreateMultipartUpload(opCtx, in, op.options)
 	if err != nil || op.attempts > 1 {
 		keep := ""
@@ -99,6 +103,23 @@ func (p *put) createUpload(ctx context.Context) (*upload, error) {
 		return nil, s.fail(ctx, "put", p.name, err)
 	}
 	return &upload{put: p, id: aws.ToString(out.UploadId)}, nil
+}
+
+// outlast returns a context that ends grace after ctx does, and holds its
+// values.
+func outlast(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(grace):
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, func() {
+		stop()
+		cancel()
+	}
 }
 
 func answered(err error) bool {
