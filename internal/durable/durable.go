@@ -73,9 +73,15 @@ func MkdirAll(dir string, mode fs.FileMode) error {
 			if err := MkdirAll(parent, mode); err != nil {
 				return err
 			}
-			return MkdirAll(dir, mode)
+			// Once more and no further: some places, such as /proc, say so of
+			// whatever is to be made in them.
+			if err = os.Mkdir(dir, mode); err == nil {
+				return SyncDir(parent)
+			}
 		}
-		return err
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	// On a read-only file system mkdir says so even of a folder that is there.
 	info, statErr := os.Stat(dir)

@@ -327,3 +327,9 @@ func ExampleWriteFile() {
 	// 3 <nil>
 	// true
 }
+
+func TestAFolderThatCanNotBeMadeIsAnErrorAndNotAnEndlessTry(t *testing.T) {
+	if err := durable.MkdirAll("/proc/lifeboat-test/x", 0o700); err == nil {
+		t.Error("a folder was made in /proc")
+	}
+}

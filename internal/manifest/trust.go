@@ -45,8 +45,8 @@ func ParseTrust(text []byte) (*Trust, error) {
 	for l := range bytes.Lines(text) {
 		number++
 		s := strings.TrimRight(string(l), "\r\n")
-		if err := checkString(strings.ReplaceAll(s, "\t", " ")); err != nil {
-			return nil, fmt.Errorf("trust file line %d: %w", number, err)
+		if checkString(strings.ReplaceAll(s, "\t", " ")) != nil {
+			return nil, fmt.Errorf("trust file line %d: not one line of printable text", number)
 		}
 		fields := strings.Fields(s)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
@@ -84,7 +84,11 @@ func (t *Trust) parseLine(fields []string) error {
 		t.Verifiers = append(t.Verifiers, v)
 		return t.Check()
 	}
-	return fmt.Errorf("want \"cluster NAME-ID\" or \"verifier KEY chains=... kinds=... until=...\", not %q", clip(strings.Join(fields, " ")))
+	// What stands there may be a private key by mistake, so it is not repeated.
+	if private := strings.Join(fields, " "); strings.Contains(private, "PRIVATE") || strings.Contains(private, "SECRET") {
+		return fmt.Errorf("this looks like a private key; the trust file holds verifier keys only")
+	}
+	return fmt.Errorf("want \"cluster NAME-ID\" or \"verifier KEY chains=... kinds=... until=...\"")
 }
 
 func parseVerifier(fields []string) (Verifier, error) {
@@ -92,7 +96,7 @@ func parseVerifier(fields []string) (Verifier, error) {
 	for i, name := range []string{"chains", "kinds", "until"} {
 		value, ok := strings.CutPrefix(fields[i+1], name+"=")
 		if !ok {
-			return v, fmt.Errorf("want %s=..., not %q", name, clip(fields[i+1]))
+			return v, fmt.Errorf("want %s=... as field %d", name, i+3)
 		}
 		switch name {
 		case "chains":

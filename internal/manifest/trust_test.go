@@ -179,3 +179,23 @@ func TestSignerFilesThatAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAPrivateKeyTakenForATrustFileIsNotRepeated(t *testing.T) {
+	private := signer(t, "cp1", 1).PrivateText()
+	key := strings.TrimSpace(private[strings.LastIndex(strings.TrimSpace(private), "\n")+1:])
+	const identity = "AGE-SECRET-KEY-1GK2WQD7NP0RQ0RQ0RQ0RQ0RQ0RQ0RQ0RQ0RQ0RQ0RQ0RQ0"
+	for _, text := range []string{
+		identity + "\n", "# a comment\n" + identity + "\n", private, "cluster prod-eu1-k3x9m2q7\nverifier " + key + " chains=* kinds=* until=never\n",
+		"cluster prod-eu1-k3x9m2q7\nverifier x " + identity + " y z\n", identity + "\x00\n",
+	} {
+		_, err := ParseTrust([]byte(text))
+		if err == nil {
+			t.Fatalf("%q was taken for a trust file", text)
+		}
+		for _, secret := range []string{identity[:20], key[len(key)-20:]} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		}
+	}
+}
