@@ -144,6 +144,9 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 	if testing.Short() {
 		t.Skip("kills 50 processes")
 	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	moments := rand.New(rand.NewPCG(seed, 0))
 	s := newSite(t)
 	began := time.Now()
 	whole, errs := s.process("backup", "-q")
@@ -159,7 +162,7 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 			t.Fatal(err)
 		}
 		// Evenly over a backup's time, and a little beyond.
-		time.Sleep(took * time.Duration(rand.IntN(110)) / 100)
+		time.Sleep(took * time.Duration(moments.IntN(110)) / 100)
 		_ = cmd.Process.Kill()
 		err := cmd.Wait()
 		var exit *exec.ExitError
@@ -176,10 +179,15 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 			t.Fatalf("kill %d: %d backups before, %d after, process ended with %v", i, len(before), len(after), err)
 		}
 		s.sound()
-		if i%5 == 4 { // and the next one succeeds, and sweeps
-			s.run(exitDone, "backup", "--config", s.config)
-			s.clean()
+		s.run(exitDone, "backup", "--config", s.config) // the next one succeeds, and sweeps
+		s.clean()
+		if i%10 == 9 { // begin anew, so that verifying stays quick
 			s.sound()
+			for _, dir := range []string{filepath.Join(s.dir, "store"), s.state()} {
+				if err := os.RemoveAll(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	}
 	t.Logf("a backup takes %v; of %d processes %d died at work", took, kills, died)
@@ -191,7 +199,7 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 func TestTwoProcessesMayBackUpTheSameChainsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	const rounds, writers = 4, 2
+	const rounds, writers = 10, 2
 	for range rounds {
 		var group sync.WaitGroup
 		for range writers {

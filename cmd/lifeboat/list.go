@@ -68,6 +68,11 @@ func (a *app) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, p := range problems {
+		if p.Kind == repository.Late {
+			fmt.Fprintf(a.err, "WARNING: no new backup where one was expected: %s\n", p)
+		}
+	}
 	if failures := repository.Failures(problems); len(failures) > 0 {
 		return &repository.VerificationError{Doing: "list " + repo.Name(), Problems: failures}
 	}

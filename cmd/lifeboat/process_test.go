@@ -92,7 +92,7 @@ func TestAProcessKilledAtEachStageLosesNothing(t *testing.T) {
 	for _, m := range []moment{streaming, storing, stored, committed} {
 		t.Run(m.name, func(t *testing.T) {
 			s := s.in(t)
-			for range 5 {
+			for range 3 {
 				before := s.ids("etcd/main")
 				cmd, _, _ := s.signalAt(m, syscall.SIGKILL)
 				err := cmd.Wait()
