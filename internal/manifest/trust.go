@@ -174,15 +174,15 @@ func (v Verifier) id() string {
 func (v Verifier) verifier() (note.Verifier, error) {
 	known, err := note.NewVerifier(v.Key)
 	if err != nil {
-		return nil, fmt.Errorf("verifier key %q: %w", clip(v.Key), err)
+		return nil, fmt.Errorf("not a verifier key: %w", err) // and perhaps a private one: not repeated
 	}
 	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(v.Key, "+", 3)[2])
 	if err != nil {
-		return nil, fmt.Errorf("verifier key %q: %w", clip(v.Key), err)
+		return nil, fmt.Errorf("verifier key of %s: %w", known.Name(), err)
 	}
 	again, err := note.NewEd25519VerifierKey(known.Name(), raw[1:])
 	if err != nil || again != v.Key {
-		return nil, fmt.Errorf("verifier key %q is not in its canonical form", clip(v.Key))
+		return nil, fmt.Errorf("the verifier key of %s is not in its canonical form", known.Name())
 	}
 	return known, nil
 }
