@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,6 +134,12 @@ func TestDeepVerifyOfFiles(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+	t.Run("of which a large one vanished while it was archived", func(t *testing.T) {
+		testLateChange(t, root, func(path string) error { return os.Remove(path) })
+	})
+	t.Run("of which a large one was cut while it was archived", func(t *testing.T) {
+		testLateChange(t, root, func(path string) error { return os.Truncate(path, 5) })
+	})
 	t.Run("whose certificate and key don't belong together", func(t *testing.T) {
 		pki := filepath.Join(root, "etc/kubernetes/pki")
 		key, err := os.ReadFile(filepath.Join(pki, "ca.key"))
@@ -160,3 +167,41 @@ func TestDeepVerifyOfFiles(t *testing.T) {
 type nobody struct{}
 
 func (nobody) LookupHost(context.Context, string) ([]string, error) { return nil, nil }
+
+// testLateChange changes a file that is too large to hold in memory after the
+// facts know it and before the archive has it.
+func testLateChange(t *testing.T, root string, change func(path string) error) {
+	const name = "etc/kubernetes/large"
+	path := filepath.Join(root, name)
+	if err := os.WriteFile(path, bytes.Repeat([]byte("x"), 25<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(path)
+	var text bytes.Buffer
+	w := seal.NewArchiveWriter(&text)
+	captured, err := host.Capture(t.Context(), host.Options{Root: root, Node: "cp1", Resolver: nobody{},
+		Addresses: func() ([]host.Address, error) { return nil, change(path) }}, w)
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(captured.Degraded) == 0 {
+		t.Fatal("the capture is not degraded")
+	}
+	f := newFixture(t)
+	draft := manifest.Manifest{Chain: "hosts/cp1", Kind: manifest.KindFiles, Degraded: captured.Degraded,
+		Host: &manifest.Host{Node: "cp1", Files: captured.Files, Bytes: captured.Bytes}}
+	degraded, quiet := draft, draft
+	quiet.Degraded = nil
+	m := f.commit(t, &degraded, manifest.RoleFiles, "files.tar.zst.age", text.Bytes())
+	report, err := DeepVerify(t.Context(), f.repo, m, f.deepOptions(t))
+	if err != nil {
+		t.Fatalf("a degraded backup: %v", err)
+	}
+	if len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], name) {
+		t.Errorf("warnings %q, want one that names %s", report.Warnings, name)
+	}
+	m = f.commit(t, &quiet, manifest.RoleFiles, "files.tar.zst.age", text.Bytes())
+	if _, err := DeepVerify(t.Context(), f.repo, m, f.deepOptions(t)); !errors.Is(err, repository.ErrVerification) {
+		t.Errorf("a manifest that does not say so: %v", err)
+	}
+}
