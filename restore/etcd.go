@@ -274,7 +274,7 @@ func (p *EtcdPlan) advise(opts EtcdOptions, head *manifest.Manifest) {
 		}
 	}
 	if p.members > 1 {
-		p.note("The other members need the same backup, token and bump, before any of them is started:\n--backup %s --initial-cluster-token %s --bump %d", m.ID, p.Token, p.Bump)
+		p.note("The other members need the same backup, members, token and bump, before any of them is started:\n--backup %s --initial-cluster %s --token %s --bump %d", m.ID, opts.InitialCluster, p.Token, p.Bump)
 	} else if voters(m) > 1 {
 		p.note("The backed-up cluster had %d members, this one begins with one: add the others to it as new members, with empty data directories.", voters(m))
 	}

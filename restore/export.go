@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 
 	"lifeboat/internal/durable"
 	"lifeboat/internal/events"
@@ -172,15 +173,51 @@ func publish(tmp, out string, replace bool) error {
 		if err := os.Rename(tmp, out); err != nil {
 			return err
 		}
-	} else {
-		if err := os.Link(tmp, out); errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%w: %w", ErrRefused, err)
-		} else if err != nil {
-			return err
-		}
-		if err := os.Remove(tmp); err != nil {
-			return err
+		return durable.SyncDir(filepath.Dir(out))
+	}
+	var err error
+	for _, place := range placing {
+		if err = place(tmp, out); err == nil || errors.Is(err, fs.ErrExist) {
+			break
 		}
 	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if err != nil {
+		return err
+	}
 	return durable.SyncDir(filepath.Dir(out))
+}
+
+// placing are the ways to give a file a name that must be free, the best
+// first. A USB stick's FAT has no hard links, and old kernels have no rename
+// there that refuses to replace.
+var placing = []func(tmp, out string) error{linked, renamed, claimed}
+
+func linked(tmp, out string) error {
+	if err := os.Link(tmp, out); err != nil {
+		return err
+	}
+	return os.Remove(tmp)
+}
+
+func renamed(tmp, out string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, out, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: tmp, New: out, Err: err}
+	}
+	return nil
+}
+
+// claimed takes the name with an empty file and replaces that. It alone has a
+// moment in which the name stands for nothing.
+func claimed(tmp, out string) error {
+	f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Rename(tmp, out)); err != nil {
+		return errors.Join(err, os.Remove(out))
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -198,7 +199,7 @@ func TestThePlanSaysWhatLooksWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"no quorum", "only one of three", "NOSPACE", "not the newest", "expected by", "without a revision bump",
-		"l0 was a learner", "--initial-cluster-token " + plan.Token, "--bump 0", "m1=http://10.0.0.2:2380"} {
+		"l0 was a learner", "--initial-cluster " + opts.InitialCluster, "--token " + plan.Token, "--bump 0", "m1=http://10.0.0.2:2380"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the plan lacks %q:\n%s", want, text.String())
 		}
@@ -362,5 +363,67 @@ func TestAFailedExportLeavesNothing(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
 		t.Errorf("leftovers: %v", entries)
+	}
+}
+
+func TestEveryWayToPlaceAnExportTakesAFreeNameOnly(t *testing.T) {
+	for name, place := range map[string]func(tmp, out string) error{"link": linked, "rename": renamed, "claim": claimed} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			tmp, out := filepath.Join(dir, "tmp"), filepath.Join(dir, "out")
+			write := func(path, text string) {
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(tmp, "new")
+			write(out, "old")
+			if err := place(tmp, out); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("over a file: %v", err)
+			}
+			if text, _ := os.ReadFile(out); string(text) != "old" {
+				t.Errorf("the old file holds %q", text)
+			}
+			if err := os.Remove(out); err != nil {
+				t.Fatal(err)
+			}
+			if err := place(tmp, out); err != nil {
+				t.Fatal(err)
+			}
+			if text, _ := os.ReadFile(out); string(text) != "new" {
+				t.Errorf("the new file holds %q", text)
+			}
+			if _, err := os.Lstat(tmp); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the temporary file: %v", err)
+			}
+		})
+	}
+}
+
+func TestAnExportNeedsNoHardLinks(t *testing.T) {
+	before := placing
+	defer func() { placing = before }()
+	for n := 1; n < len(before); n++ {
+		placing = slices.Clone(before)
+		for i := range n { // as FAT answers a link, and an old kernel a rename that may not replace
+			placing[i] = func(tmp, out string) error { return &os.LinkError{Op: "link", Old: tmp, New: out, Err: syscall.EPERM} }
+		}
+		dir := t.TempDir()
+		tmp, out := filepath.Join(dir, "tmp"), filepath.Join(dir, "out")
+		if err := os.WriteFile(tmp, []byte("new"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(tmp, out, false); err != nil {
+			t.Errorf("without the first %d ways: %v", n, err)
+		}
+		if text, _ := os.ReadFile(out); string(text) != "new" {
+			t.Errorf("without the first %d ways: %q", n, text)
+		}
+		if err := os.WriteFile(tmp, []byte("newer"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(tmp, out, false); !errors.Is(err, ErrRefused) {
+			t.Errorf("over a file: %v", err)
+		}
 	}
 }
