@@ -16,6 +16,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"golang.org/x/sys/unix"
 
 	"lifeboat/internal/etcdtest/cluster"
 )
@@ -105,6 +106,28 @@ func TestAFailedRestoreIntoANewDirectoryLeavesNone(t *testing.T) {
 	}
 	if _, err := os.Stat(dataDir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the data directory is left: %v", err)
+	}
+}
+
+func TestARefusedRestoreLeavesTheOtherOnesStagingFolder(t *testing.T) {
+	dataDir := t.TempDir()
+	staging := filepath.Join(dataDir, stagingName) // as it is before the first writes into it
+	if err := os.Mkdir(staging, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(dataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Begin(t.Context(), options(crashRun{DataDir: dataDir, ID: "r1"})); !errors.Is(err, ErrInUse) {
+		t.Fatalf("error %v, want in use", err)
+	}
+	if _, err := os.Stat(staging); err != nil {
+		t.Errorf("the other restore's folder: %v", err)
 	}
 }
 

@@ -42,6 +42,7 @@ type Staging struct {
 	created  bool // we made dataDir
 	dir      string
 	lock     *os.File
+	locked   bool // nobody else has the data directory
 	owner    *Owner
 	synced   func() error // waits for the first sync of the database
 	got      *received
@@ -143,6 +144,7 @@ func (s *Staging) openDataDir() error {
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%w: another restore runs in %s", ErrInUse, s.dataDir)
 	}
+	s.locked = true
 	member := filepath.Join(s.dataDir, "member")
 	var dir, old unix.Stat_t
 	if err := unix.Stat(s.dataDir, &dir); err != nil {
@@ -268,9 +270,11 @@ func (s *Staging) Abort() error {
 		}
 		_, err = recoverOne(s.dataDir, s.dir, s.opts.reach)
 	}
-	s.removeStagingRoot()
-	if s.created {
-		_ = os.Remove(s.dataDir) // only if empty
+	if s.locked { // else what is there is another restore's
+		s.removeStagingRoot()
+		if s.created {
+			_ = os.Remove(s.dataDir) // only if empty
+		}
 	}
 	s.lock.Close()
 	s.lock = nil
