@@ -193,6 +193,12 @@ func (c *closure) follow(i item) {
 // glob follows the names in one folder that match the pattern of the last element.
 func (c *closure) glob(i item) {
 	pattern := path.Base(i.path)
+	found := false
+	defer func() {
+		if i.required && !found {
+			c.degraded.addf("%s (%s) matches nothing", show(i.path), i.why)
+		}
+	}()
 	place, err := c.t.resolve(path.Dir(i.path))
 	if err != nil || place.Missing || excluded(place.Name) {
 		return
@@ -206,6 +212,7 @@ func (c *closure) glob(i item) {
 		if ok, err := path.Match(pattern, name); err != nil || !ok || strings.ContainsAny(name, "*?[") {
 			continue
 		}
+		found = true
 		next := i
 		next.path = path.Join("/", place.Name, name)
 		c.add(next)

@@ -326,3 +326,17 @@ func TestAFailingWriterEndsTheCapture(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestAnExtraPatternThatMatchesNothingDegrades(t *testing.T) {
+	root := node(t, kubefixture.Stacked)
+	for pattern, matches := range map[string]bool{
+		"/etc/kubernetes/*.conf": true, "/etc/kubernetes/*.nothing": false, "/no/such/folder/*": false,
+	} {
+		o := options(root)
+		o.ExtraPaths = []string{pattern}
+		r, _, _ := captured(t, o)
+		if want := pattern + " (extraPaths) matches nothing"; has(r.Degraded, want) == matches {
+			t.Errorf("%s: degraded %q", pattern, r.Degraded)
+		}
+	}
+}
