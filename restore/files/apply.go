@@ -45,6 +45,16 @@ type applying struct {
 }
 
 func (a *applying) run(ctx context.Context, archive io.Reader) error {
+	unlock, err := a.disk.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if a.Count(Replace) > 0 {
+		if err := canKeep(a.Aside()); err != nil {
+			return fmt.Errorf("what is replaced can't be kept, and nothing was changed: %w", err)
+		}
+	}
 	clear(a.disk.gone) // from here on, what is on disk is what counts
 	if err := a.folders(); err != nil {
 		return err
@@ -54,7 +64,7 @@ func (a *applying) run(ctx context.Context, archive io.Reader) error {
 	}
 	r := seal.NewArchiveReader(archive, a.opts.Limits)
 	i := 0
-	err := walk(ctx, r, func(h *seal.Header) error {
+	err = walk(ctx, r, func(h *seal.Header) error {
 		if i >= len(a.entries) || *h != a.entries[i].header {
 			return fmt.Errorf("%s: %w", h.Name, ErrChanged)
 		}

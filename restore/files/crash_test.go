@@ -306,3 +306,51 @@ func TestARestoreSurvivesKill9(t *testing.T) {
 		p.Close()
 	}
 }
+
+func TestNothingIsTouchedWhenWhatIsReplacedCanNotBeKept(t *testing.T) {
+	archive, root := small(t), t.TempDir()
+	prepareOld(t, root)
+	before := looks(t, root)
+	aside := filepath.Join(t.TempDir(), "aside")
+	if err := os.WriteFile(aside, nil, 0o600); err != nil { // a file, where a folder is needed
+		t.Fatal(err)
+	}
+	p, err := Prepare(t.Context(), bytes.NewReader(archive), Options{Root: root, AsideDir: aside, RestoreID: "r1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := p.Apply(t.Context(), bytes.NewReader(archive)); err == nil || !strings.Contains(err.Error(), aside) {
+		t.Errorf("error %v, want one that names %s", err, aside)
+	}
+	if after := looks(t, root); after != before {
+		t.Errorf("the root was changed:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+func TestTwoRestoresDoNotMeetBelowOneRoot(t *testing.T) {
+	archive, root, aside := small(t), t.TempDir(), t.TempDir()
+	prepare := func(id string) *Plan {
+		p, err := Prepare(t.Context(), bytes.NewReader(archive), Options{Root: root, AsideDir: aside, RestoreID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+		return p
+	}
+	first, second := prepare("r1"), prepare("r2")
+	steps := 0
+	first.step = func(string, string) error {
+		steps++
+		if _, err := second.Apply(t.Context(), bytes.NewReader(archive)); !errors.Is(err, ErrInUse) {
+			t.Errorf("at step %d: error %v", steps, err)
+		}
+		return nil
+	}
+	if _, err := first.Apply(t.Context(), bytes.NewReader(archive)); err != nil || steps == 0 {
+		t.Fatalf("the first restore: %d steps, %v", steps, err)
+	}
+	if _, err := second.Apply(t.Context(), bytes.NewReader(archive)); err != nil {
+		t.Errorf("the second restore, after the first: %v", err)
+	}
+}

@@ -41,6 +41,33 @@ func openDisk(root string) (*disk, error) {
 	return &disk{root: r, path: abs, gone: make(map[string]bool)}, nil
 }
 
+// lock keeps other restores off the root: each removes, when it begins, what
+// it takes for an interrupted one's half-written files. A file system that
+// can't lock a folder is not refused for it.
+func (d *disk) lock() (unlock func(), err error) {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", d.path, ErrInUse)
+	}
+	return func() { f.Close() }, nil
+}
+
+// canKeep makes the aside folder and finds out that files can be made in it.
+func canKeep(folder string) error {
+	if err := mkdirAllDurable(folder); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(folder, tempPrefix+"*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 // lstat tells what is at a name, whose folder may be missing or no folder.
 func (d *disk) lstat(name string) (fs.FileInfo, error) {
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {

@@ -46,6 +46,8 @@ var (
 	ErrNoMatch = errors.New("nothing in the backup matches")
 	// ErrChanged says that the archive's second reading is not the first's.
 	ErrChanged = errors.New("the archive changed between its two readings")
+	// ErrInUse says that another restore writes below the same root.
+	ErrInUse = errors.New("another restore runs there")
 	// ErrNotFound says that the archive has no such entry.
 	ErrNotFound = errors.New("no such file in the backup")
 )
@@ -116,7 +118,8 @@ func (p *Plan) Count(a Action) int {
 	return n
 }
 
-// Aside is the folder where replaced files are kept. It exists once one is.
+// Aside is the folder where replaced files are kept. It exists once Apply has
+// begun and the plan replaces something.
 func (p *Plan) Aside() string { return filepath.Join(p.opts.AsideDir, p.opts.RestoreID) }
 
 // Close releases the root.
