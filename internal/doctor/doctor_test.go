@@ -203,6 +203,7 @@ func TestEveryIllIsFoundWithARemedy(t *testing.T) {
 func TestNothingIsLeftInTheStore(t *testing.T) {
 	for name, store := range map[string]storage.Store{
 		"a good one": memory.New(), "one that changes bytes": changing{memory.New()},
+		"one that does not answer": unanswered{memory.New()},
 	} {
 		opts := healthy(t, store)
 		Run(t.Context(), opts)
@@ -241,4 +242,40 @@ func (s forgetful) List(ctx context.Context, prefix string) iter.Seq2[storage.In
 		return func(func(storage.Info, error) bool) {}
 	}
 	return s.Store.List(ctx, prefix)
+}
+
+// unanswered takes an object and then says that it does not know.
+type unanswered struct{ *memory.Store }
+
+func (s unanswered) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
+	return errors.Join(s.Store.Put(ctx, name, r, opts), errors.New("no answer"))
+}
+
+// hanging lists nothing and deletes nothing, for as long as it may.
+type hanging struct {
+	*memory.Store
+	deadline chan bool // whether a deletion had one
+}
+
+func (s hanging) List(context.Context, string) iter.Seq2[storage.Info, error] {
+	return func(func(storage.Info, error) bool) {}
+}
+
+func (s hanging) Delete(ctx context.Context, _ string) error {
+	_, has := ctx.Deadline()
+	s.deadline <- has
+	return errors.New("no answer")
+}
+
+func TestCleaningUpHasADeadlineOfItsOwn(t *testing.T) {
+	store := hanging{memory.New(), make(chan bool, 1)}
+	Run(t.Context(), healthy(t, store))
+	select {
+	case has := <-store.deadline:
+		if !has {
+			t.Error("the clean-up may hang for ever")
+		}
+	default:
+		t.Error("nothing was cleaned up")
+	}
 }

@@ -15,6 +15,7 @@ import (
 
 const (
 	storeTimeout = time.Minute      // for all that is done with one store
+	cleanTimeout = 10 * time.Second // for removing what a failed try left
 	skewWarning  = 10 * time.Second // a clock that is this far off is worth a look
 	skewProblem  = 10 * time.Minute // the protocol's hour must not be eaten up
 )
@@ -51,9 +52,7 @@ func (d *doctor) store(ctx context.Context, settings config.Store) bool {
 	p := &probe{store: store, name: "lifeboat-doctor-" + string(id), text: []byte("written by lifeboat doctor; may be deleted\n"), lock: settings.S3.ObjectLock.Mode != ""}
 	began := d.Now()
 	if remedy, err := p.roundTrip(ctx, began); err != nil {
-		if p.created {
-			err = errors.Join(err, store.Delete(context.WithoutCancel(ctx), p.name))
-		}
+		err = errors.Join(err, p.clean(ctx))
 		d.problem(check, remedy, "%v", err)
 		return false
 	}
@@ -71,6 +70,7 @@ type probe struct {
 	text  []byte
 	lock  bool // try to protect it
 
+	tried       bool // to create it
 	created     bool
 	modified    time.Time // by the store's clock
 	lockRefused error     // why the store does not protect objects
@@ -82,6 +82,7 @@ type probe struct {
 func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, err error) {
 	const credentials = "check the credentials (environment, shared files, instance role), the bucket's policy and the endpoint"
 	put := func(retain time.Time) error {
+		p.tried = true
 		return p.store.Put(ctx, p.name, bytes.NewReader(p.text), storage.PutOptions{IfAbsent: true, RetainUntil: retain})
 	}
 	if p.lock {
@@ -134,6 +135,20 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 		}
 	}
 	return "", nil
+}
+
+// clean removes the object, also one whose creation was not answered: it may
+// be there. The deadline is its own, since the round trip's may be over.
+func (p *probe) clean(ctx context.Context) error {
+	if !p.tried {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	defer cancel()
+	if err := p.store.Delete(ctx, p.name); err != nil && p.created && !errors.Is(err, storage.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", p.name, err)
+	}
+	return nil
 }
 
 var errDiffers = errors.New("the bytes differ")
