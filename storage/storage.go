@@ -16,6 +16,7 @@ import (
 	"path"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -114,8 +115,8 @@ const MaxNameLength = 900
 
 // CheckName reports whether name is one that every backend accepts: relative,
 // slash-separated, clean (no empty, "." or ".." element), at most
-// MaxNameLength bytes of printable UTF-8, with no element longer than 255
-// bytes and no backslash. The error wraps ErrInvalidName.
+// MaxNameLength bytes of printable UTF-8 (graphic characters and spaces), with
+// no element longer than 255 bytes and no backslash. The error wraps ErrInvalidName.
 func CheckName(name string) error {
 	switch {
 	case name == "":
@@ -128,7 +129,9 @@ func CheckName(name string) error {
 		return fmt.Errorf("%w: %q is not a clean relative path", ErrInvalidName, name)
 	}
 	for _, r := range name {
-		if r < ' ' || r == 0x7f || r == '\\' {
+		// Names are shown: nothing in them may steer a terminal, hide or turn
+		// the direction of what follows. None of that is graphic to Unicode.
+		if !unicode.IsGraphic(r) || r == '\\' {
 			return fmt.Errorf("%w: %q holds %q", ErrInvalidName, name, r)
 		}
 	}

@@ -46,7 +46,7 @@ func FuzzCheckName(f *testing.F) {
 			t.Fatalf("%q is no valid path", name)
 		case !filepath.IsLocal(name) || joined != "/root/"+name:
 			t.Fatalf("%q leads to %q", name, joined)
-		case strings.ContainsAny(name, "\\\x00\r\n\x1b") || len(name) > storage.MaxNameLength:
+		case strings.ContainsAny(name, "\\\x00\r\n\x1b\u0085\u009b\u200b\u200e\u202e\u2067\u2028") || len(name) > storage.MaxNameLength:
 			t.Fatalf("%q was taken", name)
 		}
 	})

@@ -6,17 +6,27 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"lifeboat/internal/manifest"
 )
 
-// set keeps distinct texts.
+// set keeps distinct texts, each fit for a manifest and for a terminal.
 type set struct{ texts map[string]bool }
 
 func (s *set) addf(format string, args ...any) {
 	if s.texts == nil {
 		s.texts = make(map[string]bool)
 	}
-	s.texts[fmt.Sprintf(format, args...)] = true
+	text := fmt.Sprintf(format, args...)
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsGraphic(r) || r == utf8.RuneError }) {
+		quoted := strconv.QuoteToGraphic(text) // a file's name may hold anything
+		text = quoted[1 : len(quoted)-1]
+	}
+	s.texts[manifest.Line(text)] = true
 }
 
 func (s *set) sorted() []string {

@@ -139,7 +139,7 @@ func (h *Header) check() error {
 		return refuse(h.Name, "owner %d:%d is out of range", h.UID, h.GID)
 	case h.Size < 0 || h.Size > 0 && h.Type != TypeFile:
 		return refuse(h.Name, "size %d", h.Size)
-	case h.Type == TypeSymlink && (h.Linkname == "" || len(h.Linkname) > maxPath || !plainText(h.Linkname)):
+	case h.Type == TypeSymlink && (h.Linkname == "" || len(h.Linkname) > maxPath || !printable(h.Linkname)):
 		return refuse(h.Name, "link target %.80q", h.Linkname)
 	case h.Type != TypeSymlink && h.Linkname != "":
 		return refuse(h.Name, "a link target on what is not a link")
@@ -176,7 +176,7 @@ func (h *Header) tar() *tar.Header {
 
 // Limits bound an archive that is read.
 type Limits struct {
-	Files int   // entries of all types; 0 means a million
+	Files int   // entries of all types, and the folders that names imply; 0 means a million
 	Bytes int64 // sum of the files' sizes; 0 means 1 TiB
 }
 
@@ -186,7 +186,6 @@ type ArchiveReader struct {
 	src    *zeroTail
 	names  names
 	limits Limits
-	files  int
 	bytes  int64
 	end    int64 // where the current entry's data ends in src
 	err    error
@@ -231,15 +230,15 @@ func (a *ArchiveReader) next() (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.files++; a.files > a.limits.Files {
-		return nil, refuse(h.Name, "more than %d entries", a.limits.Files)
-	}
 	if h.Size > a.limits.Bytes-a.bytes {
 		return nil, refuse(h.Name, "more than %d bytes of files", a.limits.Bytes)
 	}
 	a.bytes += h.Size
 	if err := a.names.add(h.Name, h.Type); err != nil {
 		return nil, err
+	}
+	if len(a.names) > a.limits.Files {
+		return nil, refuse(h.Name, "more than %d entries", a.limits.Files)
 	}
 	const block = 512
 	a.end = a.src.read + (h.Size+block-1)/block*block

@@ -214,6 +214,16 @@ func hostile(t testing.TB) map[string][]byte {
 		"a backslash":                        raw(t, file(`..\hostile`)),
 		"a newline":                          raw(t, file("hostile\nname")),
 		"an escape":                          raw(t, file("hostile\x1b[2J")),
+		"a control sequence of one sign":     raw(t, file("hostile\u009b2J")),
+		"a next line":                        raw(t, file("hostile\u0085")),
+		"a turn of direction":                raw(t, file("hostile\u202etxt")),
+		"a space of no width":                raw(t, file("hostile\u200b")),
+		"a line separator":                   raw(t, file("hostile\u2028")),
+		"a link to a turn of direction":      raw(t, link("hostile", "a\u202eb")),
+		"a link to a control sequence":       raw(t, link("hostile", "a\u009b2Jb")),
+		"a name too deep":                    raw(t, file(strings.Repeat("d/", maxDepth)+"hostile")),
+		"implied folders past a limit":       raw(t, file("a/b/c/d/e/hostile")),
+		"folders implied one by one":         raw(t, file("a/b/c"), file("a/d/e/hostile")),
 		"not UTF-8":                          raw(t, file("hostile\xff")),
 		"the root itself":                    raw(t, dir("./")),
 		"a folder with two slashes":          raw(t, dir("hostile//")),
@@ -269,6 +279,24 @@ func TestHostileArchivesAreRefusedAtNext(t *testing.T) {
 		}
 		if name != "the root itself" && !strings.Contains(refused.Name, "hostile") {
 			t.Errorf("%s: names entry %q", name, refused.Name)
+		}
+	}
+}
+
+// A folder that a name implied before its own entry came counts once.
+func TestNamesUpToTheLimitsAreTaken(t *testing.T) {
+	text := raw(t, tar.Header{Name: "a/b/c", Mode: 0o644}, tar.Header{Name: "a/b/", Mode: 0o755, Typeflag: tar.TypeDir},
+		tar.Header{Name: "a/", Mode: 0o755, Typeflag: tar.TypeDir}, tar.Header{Name: "a/b/d", Mode: 0o644})
+	if got, err := readArchive(bytes.NewReader(text), Limits{Files: 4}); err != nil || len(got) != 4 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+	deep := strings.Repeat("d/", maxDepth-1) + "x"
+	if got, err := readArchive(bytes.NewReader(raw(t, tar.Header{Name: deep, Mode: 0o644})), Limits{Files: maxDepth}); err != nil || len(got) != 1 {
+		t.Errorf("%d entries, %v", len(got), err)
+	}
+	for _, name := range []string{"grüße/日本/u\u0308", "a\u00a0b c"} {
+		if err := CheckName(name); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -347,6 +375,8 @@ func TestTheWriterRefusesWhatTheReaderWould(t *testing.T) {
 	for name, h := range map[string]Header{
 		"absolute":               {Name: "/a"},
 		"traversal":              {Name: "../a"},
+		"a turn of direction":    {Name: "a\u202eb"},
+		"too deep":               {Name: strings.Repeat("d/", maxDepth) + "x"},
 		"a backslash":            {Name: `dev-disk\x2dby.mount`},
 		"empty":                  {},
 		"the root":               {Name: "."},

@@ -5,29 +5,33 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
 const (
 	maxPath    = 4096 // bytes of a name or a link's target: Linux's PATH_MAX
 	maxElement = 255  // bytes of one element: Linux's NAME_MAX
+	maxDepth   = 128  // elements: far above any node's, and a bound on the folders that one name implies
 )
 
 // CheckName reports whether an archive may hold an entry of this name: a clean
-// relative path of printable UTF-8 without backslashes. The error is a
-// *RefusedError.
+// relative path of printable UTF-8 (graphic characters and spaces) without
+// backslashes, not absurdly long or deep. The error is a *RefusedError.
 func CheckName(name string) error {
 	switch {
 	case name == "" || name == ".":
 		return refuse(name, "no name")
 	case len(name) > maxPath:
 		return refuse(name[:80]+"…", "a name of %d bytes", len(name))
-	case !plainText(name) || strings.Contains(name, `\`):
-		return refuse(name, "the name holds control characters, backslashes or bytes that are not UTF-8")
+	case !printable(name) || strings.Contains(name, `\`):
+		return refuse(name, "the name holds unprintable characters, backslashes or bytes that are not UTF-8")
 	case name[0] == '/':
 		return refuse(name, "the name is absolute")
 	case name == ".." || strings.HasPrefix(name, "../") || path.Clean(name) != name:
 		return refuse(name, "the name is not a clean path below the root")
+	case strings.Count(name, "/") >= maxDepth:
+		return refuse(name, "the name has more than %d elements", maxDepth)
 	}
 	for element := range strings.SplitSeq(name, "/") {
 		if len(element) > maxElement {
@@ -37,9 +41,12 @@ func CheckName(name string) error {
 	return nil
 }
 
-// plainText: names are shown on terminals and written in tar's text records.
-func plainText(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+// printable: names and targets are shown on terminals and written in tar's text
+// records. What steers a terminal, hides or turns the direction of what follows
+// (control characters of both blocks, zero-width signs, bidirectional marks,
+// line separators) is not graphic to Unicode.
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
 // names are the entries so far: what each is, and the folders that others
