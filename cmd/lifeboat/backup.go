@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +17,6 @@ import (
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/seal"
-	"lifeboat/internal/witness"
 )
 
 // storeStall is how long a store may take no bytes while others wait for it.
@@ -75,10 +73,11 @@ type storeJSON struct {
 }
 
 func (a *app) backup(ctx context.Context, only string) error {
-	c, runner, list, memory, err := a.runner(ctx)
+	runner, s, err := a.runner(ctx)
 	if err != nil {
 		return err
 	}
+	c := s.config
 	if only == "etcd" && len(c.Etcd) == 0 {
 		return fmt.Errorf("%w: %s names no etcd cluster", config.ErrInvalid, a.configPath)
 	}
@@ -98,15 +97,15 @@ func (a *app) backup(ctx context.Context, only string) error {
 		}
 	}
 	if only != "etcd" && ctx.Err() == nil {
-		uses := encryptionUses(ctx, results, list)
+		uses := encryptionUses(ctx, results, s.stores)
 		note(runner.Files(ctx, host.Options{
 			Root: c.Host.Root, ExtraPaths: c.Host.ExtraPaths, Node: c.Node, Now: a.now, Events: runner.Events,
 		}, uses))
 	}
-	for _, o := range list {
-		a.remember(memory, o)
+	for _, o := range s.stores {
+		a.remember(s.memory, o)
 	}
-	return errors.Join(a.printBackup(list, results), errors.Join(errs...))
+	return errors.Join(a.printBackup(s.stores, results), errors.Join(errs...))
 }
 
 func etcdConfig(e config.Etcd) etcd.Config {
@@ -146,39 +145,36 @@ func encryptionUses(ctx context.Context, results []*backup.Result, list []opened
 }
 
 // runner opens everything that a backup needs.
-func (a *app) runner(ctx context.Context) (*config.Config, *backup.Runner, []opened, *witness.Memory, error) {
-	fail := func(err error) (*config.Config, *backup.Runner, []opened, *witness.Memory, error) {
-		return nil, nil, nil, nil, err
-	}
+func (a *app) runner(ctx context.Context) (*backup.Runner, *session, error) {
 	c, trust, err := a.loadConfig()
 	if err != nil {
-		return fail(err)
+		return nil, nil, err
 	}
 	signer, err := loadSigner(c.Signing.KeyFile)
 	if err != nil {
-		return fail(err)
+		return nil, nil, err
 	}
 	// A manifest that its own writer would not believe is worse than none.
-	if !slices.ContainsFunc(trust.Verifiers, func(v manifest.Verifier) bool { return v.Key == signer.VerifierText() }) {
-		return fail(fmt.Errorf("%w: the signing key %s is not one that the trust file %s believes; use the pair that `lifeboat init` made",
-			config.ErrInvalid, c.Signing.KeyFile, c.Signing.TrustFile))
+	if !believes(trust, signer) {
+		return nil, nil, fmt.Errorf("%w: the signing key %s is not one that the trust file %s believes; use the pair that `lifeboat init` made",
+			config.ErrInvalid, c.Signing.KeyFile, c.Signing.TrustFile)
 	}
 	recipients, err := seal.ParseRecipients(c.Recipients)
 	if err != nil {
-		return fail(fmt.Errorf("%w: recipients: %w", config.ErrInvalid, err))
+		return nil, nil, fmt.Errorf("%w: recipients: %w", config.ErrInvalid, err)
 	}
-	c, list, memory, err := a.stores(ctx, signer)
+	s, err := a.openConfigured(ctx, c, trust, signer)
 	if err != nil {
-		return fail(err)
+		return nil, nil, err
 	}
 	runner := &backup.Runner{
 		MinStores: c.MinStores, Recipients: recipients, RecipientNames: c.Recipients,
 		Writer: a.writer(c), Scratch: filepath.Join(c.StateDir, "scratch"), StoreStall: storeStall,
-		Witnesses: memory.Heads(), Now: a.now, Rand: a.rand, Events: a.listener(),
+		Witnesses: s.memory.Heads(), Now: a.now, Rand: a.rand, Events: a.listener(),
 		NextExpectedBy: func(chain manifest.Chain) *time.Time { return c.NextExpectedBy(string(chain), a.now()) },
 	}
-	for i := range list {
-		o := &list[i]
+	for i := range s.stores {
+		o := &s.stores[i]
 		if o.err == nil {
 			o.err = o.repository.Init(ctx)
 		}
@@ -189,7 +185,7 @@ func (a *app) runner(ctx context.Context) (*config.Config, *backup.Runner, []ope
 			URL: o.url, Repository: o.repository, Err: o.err, RetainDays: o.settings.S3.ObjectLock.Days,
 		})
 	}
-	return c, runner, list, memory, nil
+	return runner, s, nil
 }
 
 func (a *app) printBackup(list []opened, results []*backup.Result) error {

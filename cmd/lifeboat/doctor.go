@@ -33,11 +33,8 @@ problem, with what to do. It succeeds when there is no problem.`,
 }
 
 func (a *app) doctor(ctx context.Context) error {
-	c, err := config.Load(a.configPath)
+	c, err := a.readConfig()
 	if err != nil {
-		if _, _, hinted := a.loadConfig(); hinted != nil {
-			err = hinted // the same, with what to do about it
-		}
 		return err
 	}
 	findings := doctor.Run(ctx, doctor.Options{

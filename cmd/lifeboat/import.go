@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +28,7 @@ or with --etcd imported.`,
 			return a.importFile(cmd.Context(), manifest.Chain(chain), args[0])
 		},
 	}
-	cmd.Flags().StringVar(&chain, "chain", chain, "chain to commit to")
+	cmd.Flags().StringVar(&chain, "chain", chain, "chain of etcd to commit to, etcd/NAME")
 	a.outputFlag(cmd)
 	return cmd
 }
@@ -36,18 +37,21 @@ func (a *app) importFile(ctx context.Context, chain manifest.Chain, path string)
 	if err := chain.Check(); err != nil {
 		return fmt.Errorf("%w: --chain: %w", errUsage, err)
 	}
-	_, runner, list, memory, err := a.runner(ctx)
+	if !strings.HasPrefix(string(chain), "etcd/") {
+		return fmt.Errorf("%w: --chain %s: a snapshot of etcd goes to a chain etcd/NAME", errUsage, chain)
+	}
+	runner, s, err := a.runner(ctx)
 	if err != nil {
 		return err
 	}
 	result, err := runner.Import(ctx, chain, path)
-	for _, o := range list {
-		a.remember(memory, o)
+	for _, o := range s.stores {
+		a.remember(s.memory, o)
 	}
 	if result == nil {
 		return err
 	}
-	if printErr := a.printBackup(list, []*backup.Result{result}); err == nil {
+	if printErr := a.printBackup(s.stores, []*backup.Result{result}); err == nil {
 		err = printErr
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 
 	"filippo.io/age"
 	"golang.org/x/term"
@@ -22,12 +23,18 @@ import (
 	"lifeboat/storage/s3"
 )
 
-// loadConfig reads the configuration and the files that it names.
-func (a *app) loadConfig() (*config.Config, *manifest.Trust, error) {
+// readConfig reads the configuration.
+func (a *app) readConfig() (*config.Config, error) {
 	c, err := config.Load(a.configPath)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w: %w; make one with `lifeboat init`, name it with --config, or read with --store, --cluster and --trust", errUsage, err)
+		return nil, fmt.Errorf("%w: %w; make one with `lifeboat init`, name it with --config, or read with --store, --cluster and --trust", errUsage, err)
 	}
+	return c, err
+}
+
+// loadConfig reads the configuration and the trust file that it names.
+func (a *app) loadConfig() (*config.Config, *manifest.Trust, error) {
+	c, err := a.readConfig()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,6 +72,11 @@ func loadSigner(path string) (*manifest.Signer, error) {
 	return signer, nil
 }
 
+// believes reports whether the trust holds the signer's key.
+func believes(trust *manifest.Trust, signer *manifest.Signer) bool {
+	return slices.ContainsFunc(trust.Verifiers, func(v manifest.Verifier) bool { return v.Key == signer.VerifierText() })
+}
+
 // opened is one store with its repository, or with the reason why not.
 type opened struct {
 	url        string
@@ -73,39 +85,50 @@ type opened struct {
 	err        error
 }
 
-// stores opens the configured stores, or the one that --store names.
-func (a *app) stores(ctx context.Context, signer *manifest.Signer) (*config.Config, []opened, *witness.Memory, error) {
-	if a.trustPath != "" {
-		trust, err := loadTrust(a.trustPath, a.cluster)
+// session is what a verb works on.
+type session struct {
+	config *config.Config
+	stores []opened
+	memory *witness.Memory // nil when reading without a configuration: then nothing is remembered
+}
+
+// open opens the configured stores, or the one that --store names, for reading.
+func (a *app) open(ctx context.Context) (*session, error) {
+	if a.trustPath == "" {
+		c, trust, err := a.loadConfig()
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
-		c := config.Default()
-		if c.StateDir, err = filepath.Abs(a.stateDir); err != nil {
-			return nil, nil, nil, err
-		}
-		c.Cluster, c.Signing.TrustFile, c.Stores = a.cluster, a.trustPath, []config.Store{config.DefaultStore(a.storeURL)}
-		// Read only, perhaps on a borrowed machine: nothing is remembered.
-		return c, []opened{a.openStore(ctx, c, c.Stores[0], trust, nil, nil)}, nil, nil
+		return a.openConfigured(ctx, c, trust, nil)
 	}
-	c, trust, err := a.loadConfig()
+	trust, err := loadTrust(a.trustPath, a.cluster)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
+	c := config.Default()
+	if c.StateDir, err = filepath.Abs(a.stateDir); err != nil {
+		return nil, err
+	}
+	c.Cluster, c.Signing.TrustFile, c.Stores = a.cluster, a.trustPath, []config.Store{config.DefaultStore(a.storeURL)}
+	return &session{config: c, stores: []opened{a.openStore(ctx, c, c.Stores[0], trust, nil, nil)}}, nil
+}
+
+// openConfigured opens a configuration's stores; without a signer for reading.
+func (a *app) openConfigured(ctx context.Context, c *config.Config, trust *manifest.Trust, signer *manifest.Signer) (*session, error) {
 	memory, err := witness.Open(c.StateDir, trust.Cluster)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	var list []opened
-	for _, s := range c.Stores {
-		if a.storeURL == "" || a.storeURL == s.URL {
-			list = append(list, a.openStore(ctx, c, s, trust, signer, memory))
+	s := &session{config: c, memory: memory}
+	for _, store := range c.Stores {
+		if a.storeURL == "" || a.storeURL == store.URL {
+			s.stores = append(s.stores, a.openStore(ctx, c, store, trust, signer, memory))
 		}
 	}
-	if len(list) == 0 {
-		return nil, nil, nil, fmt.Errorf("%w: %s is not a store of %s; give --cluster and --trust to read it all the same", errUsage, a.storeURL, a.configPath)
+	if len(s.stores) == 0 {
+		return nil, fmt.Errorf("%w: %s is not a store of %s; give --cluster and --trust to read it all the same", errUsage, a.storeURL, a.configPath)
 	}
-	return c, list, memory, nil
+	return s, nil
 }
 
 func (a *app) openStore(ctx context.Context, c *config.Config, settings config.Store, trust *manifest.Trust, signer *manifest.Signer, memory *witness.Memory) opened {
@@ -148,12 +171,12 @@ func s3Config(store config.Store) s3.Config {
 
 // read opens the first store that answers, for verbs that need one only.
 func (a *app) read(ctx context.Context) (*config.Config, *repository.Repository, error) {
-	c, list, memory, err := a.stores(ctx, nil)
+	s, err := a.open(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	var errs []error
-	for _, o := range list {
+	for _, o := range s.stores {
 		if o.err == nil {
 			_, o.err = o.repository.Chains(ctx)
 		}
@@ -164,10 +187,8 @@ func (a *app) read(ctx context.Context) (*config.Config, *repository.Repository,
 		for _, err := range errs {
 			fmt.Fprintf(a.err, "warning: %v; reading %s instead\n", err, o.url)
 		}
-		if memory != nil {
-			a.remember(memory, o)
-		}
-		return c, o.repository, nil
+		a.remember(s.memory, o)
+		return s.config, o.repository, nil
 	}
 	return nil, nil, errors.Join(errs...)
 }

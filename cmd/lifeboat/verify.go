@@ -76,33 +76,27 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 	if err != nil {
 		return err
 	}
-	var signer *manifest.Signer
-	if deep && a.trustPath == "" {
-		if c, _, err := a.loadConfig(); err == nil {
-			signer, _ = loadSigner(c.Signing.KeyFile) // none: proofs are not committed
-		}
-	}
-	c, list, memory, err := a.stores(ctx, signer)
+	s, prover, err := a.openToProve(ctx, deep)
 	if err != nil {
 		return err
 	}
-	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(c.StateDir, "scratch"), Now: a.now, Events: a.listener()}
+	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(s.config.StateDir, "scratch"), Now: a.now, Events: a.listener()}
 	results, errs := []verifyJSON{}, []error{}
-	for _, o := range list {
+	for _, o := range s.stores {
 		result := verifyJSON{Store: o.url, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
 		err := o.err
 		if err == nil {
 			err = a.verifyStore(ctx, o.repository, ids, &result)
 		}
 		if err == nil && deep {
-			err = a.verifyDeep(ctx, o.repository, signer, ids, options, &result)
+			err = a.verifyDeep(ctx, o.repository, prover, ids, options, &result)
 		}
 		if err != nil {
 			errs = append(errs, err)
 			result.Error = err.Error()
 		}
 		result.OK = err == nil
-		a.remember(memory, o)
+		a.remember(s.memory, o)
 		results = append(results, result)
 	}
 	if a.format == "json" {
@@ -111,6 +105,27 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 		a.printVerify(results)
 	}
 	return errors.Join(errs...)
+}
+
+// openToProve opens the stores, and says who may sign proofs of what a deep
+// verification finds: nil where this machine may not.
+func (a *app) openToProve(ctx context.Context, deep bool) (*session, *manifest.Writer, error) {
+	if !deep || a.trustPath != "" {
+		s, err := a.open(ctx)
+		return s, nil, err
+	}
+	c, trust, err := a.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	signer, err := loadSigner(c.Signing.KeyFile)
+	if err != nil || !believes(trust, signer) {
+		s, err := a.openConfigured(ctx, c, trust, nil)
+		return s, nil, err
+	}
+	writer := a.writer(c)
+	s, err := a.openConfigured(ctx, c, trust, signer)
+	return s, &writer, err
 }
 
 func (a *app) verifyStore(ctx context.Context, repo *repository.Repository, prefixes []string, result *verifyJSON) error {
@@ -134,7 +149,7 @@ func (a *app) verifyStore(ctx context.Context, repo *repository.Repository, pref
 }
 
 // verifyDeep unseals one backup after the other, and goes on past bad ones.
-func (a *app) verifyDeep(ctx context.Context, repo *repository.Repository, signer *manifest.Signer, ids []string, options restore.DeepOptions, result *verifyJSON) error {
+func (a *app) verifyDeep(ctx context.Context, repo *repository.Repository, prover *manifest.Writer, ids []string, options restore.DeepOptions, result *verifyJSON) error {
 	backups, _, err := repo.Backups(ctx)
 	if err != nil {
 		return err
@@ -154,8 +169,8 @@ func (a *app) verifyDeep(ctx context.Context, repo *repository.Repository, signe
 			errs = append(errs, err)
 		} else {
 			d.Warnings = orEmpty(report.Warnings)
-			if report.Proof != nil && signer != nil && !b.Proved {
-				d.Proved, err = true, a.commitProof(ctx, repo, b, report.Proof)
+			if report.Proof != nil && prover != nil && !b.Proved {
+				d.Proved, err = true, a.commitProof(ctx, repo, *prover, b, report.Proof)
 				errs = append(errs, err)
 			}
 		}
@@ -174,17 +189,13 @@ func begins(id string, prefixes []string) bool {
 }
 
 // commitProof appends to the chain that a backup was proved after its commit.
-func (a *app) commitProof(ctx context.Context, repo *repository.Repository, b repository.Backup, proof *manifest.Proof) error {
+func (a *app) commitProof(ctx context.Context, repo *repository.Repository, prover manifest.Writer, b repository.Backup, proof *manifest.Proof) error {
 	id, err := manifest.NewID(a.rand)
 	if err != nil {
 		return err
 	}
-	c, _, err := a.loadConfig()
-	if err != nil {
-		return err
-	}
 	_, err = repo.Commit(ctx, &manifest.Manifest{
-		Chain: b.Chain, Kind: manifest.KindProof, ID: id, Writer: a.writer(c), Proof: proof,
+		Chain: b.Chain, Kind: manifest.KindProof, ID: id, Writer: prover, Proof: proof,
 		Created: a.now().UTC().Truncate(time.Millisecond),
 	})
 	if err != nil {
