@@ -39,11 +39,11 @@ func (r *Runner) Import(ctx context.Context, chain manifest.Chain, path string) 
 		if err := snapdb.VerifyTrailer(ctx, path); err != nil {
 			return nil, fmt.Errorf("import %s: %w", path, err)
 		}
-	default:
-		return nil, fmt.Errorf("import %s: %w: its size of %d bytes is neither whole pages nor those and a hash trailer: it was cut off", path, snapdb.ErrCorrupt, info.Size())
 	case 0:
 		plain = &trailing{r: file, hash: sha256.New()}
 		unproved = append(unproved, "the imported file had no hash trailer")
+	default:
+		return nil, fmt.Errorf("import %s: %w: its size of %d bytes is neither whole pages nor those and a hash trailer: it was cut off", path, snapdb.ErrCorrupt, info.Size())
 	}
 
 	id, err := manifest.NewID(r.Rand)
