@@ -256,6 +256,9 @@ func (m *Manifest) checkLists() error {
 			return fmt.Errorf("%s: an empty line", name)
 		}
 	}
+	if len(m.Index) > 0 && (m.Kind == KindProof || m.Kind == KindSegment) {
+		return fmt.Errorf("index: kind %s has none", m.Kind) // the least of keys must not say what is live
+	}
 	return m.checkEntries("index", m.Index)
 }
 

@@ -27,6 +27,7 @@ func segment() *Manifest {
 	m.Span = &Span{First: 5, Last: 9, FirstTime: noon, LastTime: noon, Compactions: []Revision{6}}
 	m.Objects[0].Name = "etcd/main/data/" + string(m.ID) + "/events.zst.age"
 	m.Objects[0].Role = RoleEvents
+	m.Index = nil
 	return m
 }
 
@@ -69,6 +70,8 @@ func TestCheckRefuses(t *testing.T) {
 		base func() *Manifest
 		edit func(*Manifest)
 	}{
+		{"a proof with an index", small, func(m *Manifest) { m.Index = full().Index }},
+		{"a segment with an index", segment, func(m *Manifest) { m.Index = full().Index }},
 		{"no format", full, func(m *Manifest) { m.Format = 0 }},
 		{"a cluster without its id", full, func(m *Manifest) { m.Cluster = "prod" }},
 		{"a cluster that leaves its folder", full, func(m *Manifest) { m.Cluster = "../x-aaaaaaaa" }},

@@ -109,31 +109,60 @@ func TextHash(signed []byte) (Hash, error) {
 // Lines of keys that trust does not hold are allowed, for rotation and
 // witnesses, and mean nothing here.
 func Open(signed []byte, trust *Trust) (*Manifest, error) {
+	m, _, err := OpenSigned(signed, trust)
+	return m, err
+}
+
+// OpenSigned is Open for those who ask by whom: it also returns the trusted
+// keys that signed the manifest and may sign it, at least one.
+func OpenSigned(signed []byte, trust *Trust) (*Manifest, []Verifier, error) {
+	m, signers, err := open(signed, trust)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open manifest: %w", err)
+	}
+	return m, signers, nil
+}
+
+func open(signed []byte, trust *Trust) (*Manifest, []Verifier, error) {
 	if trust == nil {
-		return nil, fmt.Errorf("open manifest: %w: no trust given", ErrUnsigned)
+		return nil, nil, fmt.Errorf("%w: no trust given", ErrUnsigned)
 	}
 	text, lines, err := split(signed)
 	if err != nil {
-		return nil, fmt.Errorf("open manifest: %w", err)
+		return nil, nil, err
 	}
 	signers, err := trust.verify(signed, text, lines)
 	if err != nil {
-		return nil, fmt.Errorf("open manifest: %w", err)
+		return nil, nil, err
 	}
 	m, err := decode(text)
 	if err != nil {
-		return nil, fmt.Errorf("open manifest: %w", err)
+		return nil, nil, err
 	}
 	if m.Cluster != trust.Cluster {
-		return nil, fmt.Errorf("open manifest: %w: %s, want %s", ErrOtherCluster, m.Cluster, trust.Cluster)
+		return nil, nil, fmt.Errorf("%w: %s, want %s", ErrOtherCluster, m.Cluster, trust.Cluster)
 	}
+	if signers, err = allowed(signers, m); err != nil {
+		return nil, nil, err
+	}
+	return m, signers, nil
+}
+
+// allowed keeps the signers that may sign m; none is ErrUnsigned.
+func allowed(signers []Verifier, m *Manifest) ([]Verifier, error) {
+	var may []Verifier
 	var why error
 	for _, v := range signers {
-		if why = v.allows(m); why == nil {
-			return m, nil
+		if err := v.Allows(m); err != nil {
+			why = err
+			continue
 		}
+		may = append(may, v)
 	}
-	return nil, fmt.Errorf("open manifest: %w: %w", ErrUnsigned, why)
+	if len(may) == 0 {
+		return nil, fmt.Errorf("%w: %w", ErrUnsigned, why)
+	}
+	return may, nil
 }
 
 // decode reads a text and compares it with its own re-encoding, which refuses

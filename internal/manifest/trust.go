@@ -240,8 +240,9 @@ func (t *Trust) verify(signed, text []byte, lines []line) ([]Verifier, error) {
 	return signers, nil
 }
 
-// allows says why v may not sign m, or nil.
-func (v Verifier) allows(m *Manifest) error {
+// Allows says why v may not sign m, by chain, kind and time; nil if it may. It
+// checks no signature.
+func (v Verifier) Allows(m *Manifest) error {
 	name := v.id()
 	switch {
 	case !matches(v.Chains, string(m.Chain)):
@@ -257,7 +258,10 @@ func (v Verifier) allows(m *Manifest) error {
 // matches: a pattern's "*" and "?" stay within one element; "*" alone is all.
 func matches(patterns []string, s string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
+		if p == "*" {
+			return true
+		}
 		ok, err := path.Match(p, s)
-		return p == "*" || err == nil && ok
+		return err == nil && ok
 	})
 }

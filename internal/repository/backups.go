@@ -18,6 +18,8 @@ type Backup struct {
 	*manifest.Manifest
 	Hash   manifest.Hash // of the manifest's text
 	Proved bool          // compared with live members, or proved later; and not degraded
+
+	signed bool // its own signature was checked; else an index vouches for it
 }
 
 // chainsAtOnce bounds the chains that are loaded side by side; each reads its
@@ -84,7 +86,10 @@ func (v *View) Backups() []Backup {
 	var backups []Backup
 	for _, m := range v.Manifests {
 		if m.Kind == manifest.KindFull || m.Kind == manifest.KindFiles {
-			backups = append(backups, Backup{Manifest: m.Manifest, Hash: m.Hash, Proved: proved(m.Manifest, proofs[m.ID])})
+			backups = append(backups, Backup{
+				Manifest: m.Manifest, Hash: m.Hash, Proved: proved(m.Manifest, proofs[m.ID]),
+				signed: v.st.slots[m.Sequence].signers != nil,
+			})
 		}
 	}
 	return backups
@@ -126,8 +131,35 @@ func (r *Repository) checkListed(m *manifest.Manifest, listed []storage.Info) []
 	return problems
 }
 
-// Find returns the one backup whose id is, or begins with, id. None is
-// ErrNothing; several are an error.
+// confirm checks a backup's own signature, if an index has vouched for it until
+// now, and reads its manifest whole. What may be listed by another manifest's
+// word is not restored by it: the key that signed it may have been revoked
+// since.
+func (r *Repository) confirm(ctx context.Context, b *Backup) error {
+	if b.signed {
+		return nil
+	}
+	s, err := r.reader(b.Chain).read(ctx, b.Sequence, claim{})
+	if err != nil {
+		return err
+	}
+	p := Problem{Object: r.stored(ManifestName(b.Chain, b.Sequence)), Chain: b.Chain, Sequence: b.Sequence}
+	switch {
+	case s.absent:
+		p.Kind, p.Message = Hole, "the manifest is missing"
+	case s.m == nil:
+		p.Kind, p.Message = s.kind, s.err.Error()
+	case s.hash != b.Hash:
+		p.Kind, p.Message = Unlinked, "it is a genuine manifest, and not the one that the chain names here"
+	default:
+		b.Manifest, b.signed = s.m, true
+		return nil
+	}
+	return &VerificationError{Doing: fmt.Sprintf("check the signature of backup %s", b.ID), Problems: []Problem{p}}
+}
+
+// Find returns the one backup whose id is, or begins with, id, with its own
+// signature checked. None is ErrNothing, several are ErrAmbiguous.
 func (r *Repository) Find(ctx context.Context, id string) (*Backup, error) {
 	backups, _, err := r.Backups(ctx)
 	if err != nil {
@@ -143,7 +175,10 @@ func (r *Repository) Find(ctx context.Context, id string) (*Backup, error) {
 	case 0:
 		return nil, fmt.Errorf("find backup %q in %s: %w", id, r.opts.Name, ErrNothing)
 	case 1:
+		if err := r.confirm(ctx, found[0]); err != nil {
+			return nil, fmt.Errorf("find backup %q in %s: %w", id, r.opts.Name, err)
+		}
 		return found[0], nil
 	}
-	return nil, fmt.Errorf("find backup %q in %s: %d backups begin so; give more of the id", id, r.opts.Name, len(found))
+	return nil, fmt.Errorf("find backup %q in %s: %w: %d backups begin so; give more of it", id, r.opts.Name, ErrAmbiguous, len(found))
 }

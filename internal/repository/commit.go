@@ -129,7 +129,7 @@ func (c *commit) settled(ctx context.Context, view *View) (*Committed, error) {
 		s := view.st.slots[e.Sequence]
 		if s == nil { // an index behind it lists it already
 			var err error
-			if s, err = c.r.reader(c.chain).read(ctx, e.Sequence, e.Hash); err != nil {
+			if s, err = c.r.reader(c.chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
 				return nil, err
 			}
 		}
@@ -273,7 +273,7 @@ func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Mani
 		s := view.st.slots[e.Sequence]
 		if s == nil {
 			var err error
-			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, e.Hash); err != nil {
+			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
 				return 0, err
 			}
 		}

@@ -392,3 +392,20 @@ func TestAHiddenOrReplacedManifestIsReadFromItsOlderVersion(t *testing.T) {
 		remove(t, w.store, name)
 	}
 }
+
+func TestTheBeginningOfSeveralIDsIsAmbiguous(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	seen := map[byte]bool{}
+	for {
+		id := w.full(r).Manifest.ID
+		if !seen[id[0]] {
+			seen[id[0]] = true
+			continue
+		}
+		if _, err := r.Find(t.Context(), string(id[:1])); !errors.Is(err, ErrAmbiguous) {
+			t.Errorf("find %c: %v", id[0], err)
+		}
+		return
+	}
+}

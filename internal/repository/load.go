@@ -108,7 +108,7 @@ func (ld *loader) walk() {
 	ld.st = walk(name, ld.rd.chain, ld.slots, ld.horizon)
 }
 
-func (ld *loader) fetch(ctx context.Context, seqs []manifest.Sequence, want map[manifest.Sequence]manifest.Hash) error {
+func (ld *loader) fetch(ctx context.Context, seqs []manifest.Sequence, want map[manifest.Sequence]claim) error {
 	slots, err := ld.rd.readAll(ctx, seqs, want)
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (ld *loader) tail(ctx context.Context, d depth) error {
 func (ld *loader) probe(ctx context.Context, _ depth) error {
 	for {
 		next, _ := ld.st.next()
-		s, err := ld.find(ctx, next, manifest.Hash{})
+		s, err := ld.find(ctx, next, claim{})
 		if err != nil || s.absent {
 			return err
 		}
@@ -161,7 +161,7 @@ func (ld *loader) probe(ctx context.Context, _ depth) error {
 }
 
 // find reads one place by name, among older versions too if it is empty.
-func (ld *loader) find(ctx context.Context, seq manifest.Sequence, want manifest.Hash) (*slot, error) {
+func (ld *loader) find(ctx context.Context, seq manifest.Sequence, want claim) (*slot, error) {
 	s, err := ld.rd.read(ctx, seq, want)
 	if err != nil || !s.absent {
 		return s, err
@@ -174,13 +174,13 @@ func (ld *loader) index(ctx context.Context, d depth) error {
 	if d.tail {
 		return ld.prunes(ctx, d.since)
 	}
-	want := map[manifest.Sequence]manifest.Hash{}
+	want := map[manifest.Sequence]claim{}
 	var seqs []manifest.Sequence
 	for _, e := range ld.st.live {
 		if s := ld.slots[e.Sequence]; s == nil {
 			seqs = append(seqs, e.Sequence)
 			if !d.signatures {
-				want[e.Sequence] = e.Hash
+				want[e.Sequence] = ld.st.claim(e.Sequence)
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func (ld *loader) prunes(ctx context.Context, since time.Time) error {
 		s := ld.slots[e.Sequence]
 		if s == nil {
 			var err error
-			if s, err = ld.rd.read(ctx, e.Sequence, e.Hash); err != nil {
+			if s, err = ld.rd.read(ctx, e.Sequence, ld.st.claim(e.Sequence)); err != nil {
 				return err
 			}
 			ld.slots[e.Sequence] = s
@@ -220,9 +220,9 @@ func (ld *loader) prunes(ctx context.Context, since time.Time) error {
 func (ld *loader) holes(ctx context.Context, d depth) error {
 	found := false
 	for _, seq := range ld.st.holes {
-		var want manifest.Hash
-		if hash, ok := ld.st.named(seq); ok && !d.signatures {
-			want = hash
+		var want claim
+		if !d.signatures {
+			want = ld.st.claim(seq)
 		}
 		s, err := ld.find(ctx, seq, want)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,12 +22,13 @@ import (
 type slot struct {
 	seq      manifest.Sequence
 	absent   bool
-	m        *manifest.Manifest // nil: not a manifest that counts
-	hash     manifest.Hash      // of m's text
-	stored   manifest.Hash      // of the stored bytes; of the current version
-	modified time.Time          // by the store's clock
-	kind     Kind               // why m is nil, or Overwritten when m came from an older version
-	err      error              // the same in words
+	m        *manifest.Manifest  // nil: not a manifest that counts
+	hash     manifest.Hash       // of m's text
+	stored   manifest.Hash       // of the stored bytes; of the current version
+	modified time.Time           // by the store's clock
+	signers  []manifest.Verifier // trusted keys that signed m and may; nil: an index vouches for m
+	kind     Kind                // why m is nil, or Overwritten when m came from an older version
+	err      error               // the same in words
 }
 
 // fault is a reason that a slot does not hold a manifest.
@@ -52,10 +54,17 @@ func (r *Repository) reader(chain manifest.Chain) *reader {
 	return &reader{r: r, chain: chain, bytes: semaphore.NewWeighted(budget)}
 }
 
-// readAll reads many places at once. With a hash in want, a manifest is
-// believed because a verified one vouches for the hash of its text, which
-// saves checking its signature.
-func (rd *reader) readAll(ctx context.Context, seqs []manifest.Sequence, want map[manifest.Sequence]manifest.Hash) ([]*slot, error) {
+// claim is what an index says of a place: the hash of its manifest's text, by
+// the word of the keys that signed the index. The zero claim says nothing.
+type claim struct {
+	hash manifest.Hash
+	by   []manifest.Verifier
+}
+
+// readAll reads many places at once. With a claim, a manifest is believed
+// because a verified one vouches for the hash of its text, which saves checking
+// its signature.
+func (rd *reader) readAll(ctx context.Context, seqs []manifest.Sequence, want map[manifest.Sequence]claim) ([]*slot, error) {
 	slots := make([]*slot, len(seqs))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
@@ -77,7 +86,7 @@ const rereads = 5
 // read fetches one place. What does not verify is condemned only when it reads
 // the same twice running, since a bit that flipped on the way must not take a
 // good manifest out of its chain. Then an earlier version is looked for.
-func (rd *reader) read(ctx context.Context, seq manifest.Sequence, want manifest.Hash) (*slot, error) {
+func (rd *reader) read(ctx context.Context, seq manifest.Sequence, want claim) (*slot, error) {
 	var last manifest.Hash
 	for range rereads {
 		s, err := rd.readOnce(ctx, seq, want)
@@ -92,7 +101,7 @@ func (rd *reader) read(ctx context.Context, seq manifest.Sequence, want manifest
 	return nil, fmt.Errorf("read %s: the store gave other bytes each of %d times", ref(rd.chain, seq), rereads)
 }
 
-func (rd *reader) readOnce(ctx context.Context, seq manifest.Sequence, want manifest.Hash) (*slot, error) {
+func (rd *reader) readOnce(ctx context.Context, seq manifest.Sequence, want claim) (*slot, error) {
 	name := rd.r.stored(ManifestName(rd.chain, seq))
 	body, info, err := rd.r.store.Open(ctx, name, storage.Range{})
 	if errors.Is(err, storage.ErrNotExist) {
@@ -109,7 +118,7 @@ func (rd *reader) readOnce(ctx context.Context, seq manifest.Sequence, want mani
 }
 
 // parse reads and judges one object's bytes, and closes body.
-func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.Info, seq manifest.Sequence, want manifest.Hash) (*slot, error) {
+func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.Info, seq manifest.Sequence, want claim) (*slot, error) {
 	defer body.Close()
 	s := &slot{seq: seq, modified: info.Modified}
 	weight := min(max(info.Size, 0), budget)
@@ -136,7 +145,7 @@ func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.In
 		return s, nil
 	}
 	var err error
-	s.m, s.hash, err = rd.judge(data, seq, want)
+	s.m, s.hash, s.signers, err = rd.judge(data, seq, want)
 	if err != nil {
 		s.m, s.kind, s.err = nil, Damaged, err
 		var f *fault
@@ -144,45 +153,56 @@ func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.In
 			s.kind = f.kind
 		}
 	}
-	if s.m == nil || want == (manifest.Hash{}) { // else nobody asks: an index vouches for it
+	if s.m == nil || want.hash == (manifest.Hash{}) { // else nobody asks: an index vouches for it
 		s.stored = sha256.Sum256(data)
 	}
 	return s, nil
 }
 
-// judge decides whether data is the manifest of this place.
-func (rd *reader) judge(data []byte, seq manifest.Sequence, want manifest.Hash) (*manifest.Manifest, manifest.Hash, error) {
-	if want != (manifest.Hash{}) {
-		return rd.judgeVouched(data, want)
-	}
-	m, err := manifest.Open(data, rd.r.opts.Trust)
+// judge decides whether data is the manifest of this place, and by whose
+// signatures; none means that an index vouches for it.
+func (rd *reader) judge(data []byte, seq manifest.Sequence, want claim) (*manifest.Manifest, manifest.Hash, []manifest.Verifier, error) {
+	hash, err := manifest.TextHash(data)
 	if err != nil {
-		return nil, manifest.Hash{}, &fault{faultKind(err), err}
+		return nil, manifest.Hash{}, nil, &fault{Damaged, err}
+	}
+	if want.hash != (manifest.Hash{}) {
+		m, err := rd.judgeVouched(data, hash, seq, want)
+		if m != nil || err != nil {
+			return m, hash, nil, err
+		}
+	}
+	m, signers, err := manifest.OpenSigned(data, rd.r.opts.Trust)
+	if err != nil {
+		return nil, manifest.Hash{}, nil, &fault{faultKind(err), err}
 	}
 	if m.Chain != rd.chain || m.Sequence != seq {
-		return nil, manifest.Hash{}, &fault{Misplaced, fmt.Errorf("it is %s", ref(m.Chain, m.Sequence))}
+		return nil, manifest.Hash{}, nil, &fault{Misplaced, fmt.Errorf("it is %s", ref(m.Chain, m.Sequence))}
 	}
-	hash, err := manifest.TextHash(data)
-	return m, hash, err
+	return m, hash, signers, nil
 }
 
-// judgeVouched reads a manifest whose text's hash a verified manifest of this
-// chain names for this place: the text was checked, as a whole, by the writer
-// that signed that one.
-func (rd *reader) judgeVouched(data []byte, want manifest.Hash) (*manifest.Manifest, manifest.Hash, error) {
-	hash, err := manifest.TextHash(data)
-	if err != nil {
-		return nil, manifest.Hash{}, &fault{Damaged, err}
-	}
-	if hash != want {
-		return nil, manifest.Hash{}, &fault{Damaged, fmt.Errorf("the SHA-256 of its text is %s; the chain names %s", hash, want)}
+// judgeVouched reads a manifest for whose hash a verified manifest of this
+// chain vouches: its writer checked the text as a whole. A writer's word is
+// worth no more than its signature, so it returns nil, for the signature to
+// decide, if none of its keys may sign such a manifest itself.
+func (rd *reader) judgeVouched(data []byte, hash manifest.Hash, seq manifest.Sequence, want claim) (*manifest.Manifest, error) {
+	if hash != want.hash {
+		return nil, &fault{Damaged, fmt.Errorf("the SHA-256 of its text is %s; the chain names %s", hash, want.hash)}
 	}
 	m := new(manifest.Manifest)
 	text := data[:bytes.LastIndex(data, []byte("\n\n"))]
 	if err := json.Unmarshal(text, &vouched{Manifest: m}); err != nil {
-		return nil, manifest.Hash{}, &fault{Damaged, err}
+		return nil, &fault{Damaged, err}
 	}
-	return m, hash, nil
+	if m.Format != manifest.FormatVersion || m.Cluster != rd.r.cluster || m.Chain != rd.chain || m.Sequence != seq {
+		return nil, nil
+	}
+	may := func(v manifest.Verifier) bool { return v.Allows(m) == nil }
+	if !slices.ContainsFunc(want.by, may) {
+		return nil, nil
+	}
+	return m, nil
 }
 
 // vouched reads a manifest without its index: that of an older manifest says
@@ -211,7 +231,7 @@ func faultKind(err error) Kind {
 
 // fallBack looks for an earlier version of a place that verifies. On a store
 // without versions it returns s as it is.
-func (rd *reader) fallBack(ctx context.Context, s *slot, want manifest.Hash) (*slot, error) {
+func (rd *reader) fallBack(ctx context.Context, s *slot, want claim) (*slot, error) {
 	versioned, ok := rd.r.store.(storage.Versioned)
 	if !ok || s.kind == NewerFormat {
 		return s, nil

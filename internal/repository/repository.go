@@ -63,6 +63,9 @@ var (
 	// ErrNothing: there is nothing to restore, or no such backup.
 	ErrNothing = errors.New("nothing to restore")
 
+	// ErrAmbiguous: the beginning of an id fits several backups.
+	ErrAmbiguous = errors.New("the id is ambiguous")
+
 	// ErrVerification: stored bytes, signatures or the chain are not what they
 	// must be. VerificationError says which object and how.
 	ErrVerification = errors.New("verification failed")

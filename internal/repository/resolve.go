@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -32,33 +33,66 @@ func (p Point) String() string {
 	return "the latest"
 }
 
-// Resolve finds the backup of a chain that a point means. It returns
-// ErrNothing if there is none. It returns ErrVerification if the chain has a
-// failure that could hide a better answer; then only a point that names a
-// backup by its id is resolved, since that can't be taken for another.
+// Resolve finds the backup of a chain that a point means, with its own
+// signature checked. It returns ErrNothing if there is none. It returns
+// ErrVerification if the chain has a failure that could hide a better answer;
+// then only a point that names a backup by its id is resolved, since that can't
+// be taken for another.
 func (r *Repository) Resolve(ctx context.Context, chain manifest.Chain, point Point) (*manifest.Manifest, error) {
 	doing := fmt.Sprintf("resolve %s in %s of %s", point, chain, r.opts.Name)
 	v, err := r.Load(ctx, chain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	m := v.resolve(point)
-	if point.Backup == "" {
-		if hidden := v.hiding(m); len(hidden) > 0 {
-			if m != nil {
-				doing += fmt.Sprintf(" (backup %s of %s can be had by its id)", m.ID, m.Created.Format(time.RFC3339))
-			}
-			return nil, &VerificationError{Doing: doing, Problems: hidden}
-		}
+	candidates := v.candidates(point)
+	b, bad, err := r.firstConfirmed(ctx, candidates)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	if m == nil {
+	switch {
+	case point.Backup != "":
+		bad = append(bad, v.lost(point.Backup)...)
+	case len(candidates) > 0:
+		bad = append(bad, v.hiding(candidates[0].Manifest)...)
+	default:
+		bad = append(bad, v.hiding(nil)...)
+	}
+	if len(bad) > 0 {
+		if b != nil {
+			doing += fmt.Sprintf(" (backup %s of %s can be had by its id)", b.ID, b.Created.Format(time.RFC3339))
+		}
+		return nil, &VerificationError{Doing: doing, Problems: bad}
+	}
+	if b == nil {
 		return nil, fmt.Errorf("%s: %w", doing, ErrNothing)
 	}
-	return m, nil
+	return b.Manifest, nil
 }
 
-// resolve is the choice itself.
-func (v *View) resolve(point Point) *manifest.Manifest {
+// maxRefused bounds the candidates whose signatures are tried.
+const maxRefused = 16
+
+// firstConfirmed returns the first candidate whose own signature counts, nil if
+// none of the first does, and what is wrong with those before it.
+func (r *Repository) firstConfirmed(ctx context.Context, candidates []Backup) (*Backup, []Problem, error) {
+	var bad []Problem
+	for i := range candidates[:min(len(candidates), maxRefused)] {
+		err := r.confirm(ctx, &candidates[i])
+		var refused *VerificationError
+		switch {
+		case errors.As(err, &refused):
+			bad = append(bad, refused.Problems...)
+		case err != nil:
+			return nil, nil, err
+		default:
+			return &candidates[i], bad, nil
+		}
+	}
+	return nil, bad, nil
+}
+
+// candidates are the backups that answer a point, the best first.
+func (v *View) candidates(point Point) []Backup {
 	backups := v.Backups()
 	if point.Revision != 0 { // by epoch, then by revision; a chain's order breaks ties
 		slices.SortStableFunc(backups, func(a, b Backup) int {
@@ -68,24 +102,29 @@ func (v *View) resolve(point Point) *manifest.Manifest {
 			return int(a.Etcd.Revision - b.Etcd.Revision)
 		})
 	}
-	for _, b := range slices.Backward(backups) {
+	slices.Reverse(backups)
+	return slices.DeleteFunc(backups, func(b Backup) bool {
 		switch {
 		case point.Backup != "":
-			if b.ID != point.Backup {
-				continue
-			}
+			return b.ID != point.Backup
 		case point.Revision != 0:
-			if b.Etcd == nil || b.Etcd.Revision > point.Revision || point.Epoch != 0 && b.Epoch != point.Epoch {
-				continue
-			}
+			return b.Etcd == nil || b.Etcd.Revision > point.Revision || point.Epoch != 0 && b.Epoch != point.Epoch
 		case !point.Time.IsZero():
-			if b.Created.After(point.Time) {
-				continue
-			}
+			return b.Created.After(point.Time)
 		}
-		return b.Manifest
+		return false
+	})
+}
+
+// lost lists the failures of the places that an index knows to hold a backup.
+func (v *View) lost(id manifest.ID) []Problem {
+	var lost []Problem
+	for _, p := range v.Failures() {
+		if e, ok := v.st.indexed(p.Sequence); ok && e.ID == id && !v.st.counts[p.Sequence] {
+			lost = append(lost, p)
+		}
 	}
-	return nil
+	return lost
 }
 
 // hiding lists the failures because of which m might not be the right answer:

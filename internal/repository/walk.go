@@ -120,6 +120,15 @@ func (st *state) indexed(seq manifest.Sequence) (manifest.Entry, bool) {
 	return index[i], true
 }
 
+// claim is what the newest index says of a place.
+func (st *state) claim(seq manifest.Sequence) claim {
+	e, ok := st.indexed(seq)
+	if !ok {
+		return claim{}
+	}
+	return claim{hash: e.Hash, by: st.anchor.signers}
+}
+
 // drop discounts manifests whose id an earlier prune dropped. It reports
 // whether it discounted a new one.
 func (st *state) drop() bool {
