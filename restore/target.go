@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/restore/datadir"
 )
 
 // minor is an etcd version as far as data compatibility goes.
@@ -66,7 +67,7 @@ func checkTarget(target, storage, cluster, server string) error {
 	}
 	want, err := parseMinor(target)
 	if err != nil {
-		return fmt.Errorf("target version: %w", err)
+		return fmt.Errorf("%w: target version: %w", datadir.ErrInvalid, err)
 	}
 	oldest, ok, err := oldestTarget(storage, cluster, server)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/snapdb"
 	"lifeboat/restore"
 	"lifeboat/restore/datadir"
 	"lifeboat/restore/files"
@@ -82,16 +84,20 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitCanceled
-	case errors.Is(err, errUsage), errors.Is(err, config.ErrInvalid), errors.Is(err, datadir.ErrInvalid), errors.Is(err, files.ErrNoMatch):
+	case isAny(err, errUsage, config.ErrInvalid, datadir.ErrInvalid, files.ErrInvalid, files.ErrNoMatch, repository.ErrAmbiguous):
 		return exitUsage
-	case errors.Is(err, repository.ErrVerification), errors.Is(err, seal.ErrDamaged), errors.As(err, &refused), errors.Is(err, files.ErrChanged):
+	case isAny(err, repository.ErrVerification, seal.ErrDamaged, snapdb.ErrCorrupt, datadir.ErrDamaged, files.ErrChanged), errors.As(err, &refused):
 		return exitVerify
-	case errors.Is(err, restore.ErrRefused), errors.Is(err, files.ErrConflict), errors.Is(err, repository.ErrRefused), errors.Is(err, manifest.ErrOtherCluster):
+	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, manifest.ErrOtherCluster):
 		return exitRefused
 	case errors.Is(err, repository.ErrNothing):
 		return exitNothing
 	}
 	return exitFailed
+}
+
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
 }
 
 // hint says what to do next about errors that everybody meets once.

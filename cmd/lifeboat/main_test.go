@@ -18,6 +18,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/snapdb"
 	"lifeboat/restore"
 	"lifeboat/restore/datadir"
 	"lifeboat/restore/files"
@@ -39,14 +40,19 @@ func TestEveryKindOfFailureHasItsExitCode(t *testing.T) {
 		{errUsage, 2},
 		{config.ErrInvalid, 2},
 		{datadir.ErrInvalid, 2},
+		{files.ErrInvalid, 2},
 		{files.ErrNoMatch, 2},
+		{repository.ErrAmbiguous, 2},
 		{repository.ErrVerification, 3},
 		{&repository.VerificationError{}, 3},
 		{seal.ErrDamaged, 3},
 		{&seal.RefusedError{}, 3},
 		{files.ErrChanged, 3},
+		{snapdb.ErrCorrupt, 3},
+		{datadir.ErrDamaged, 3},
 		{restore.ErrRefused, 4},
 		{files.ErrConflict, 4},
+		{files.ErrInUse, 4},
 		{repository.ErrRefused, 4},
 		{manifest.ErrOtherCluster, 4},
 		{repository.ErrNothing, 5},

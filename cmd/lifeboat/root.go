@@ -42,6 +42,14 @@ When all is lost:                     lifeboat restore --help`,
 		SilenceErrors: true,
 		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Cobra looks at flags that exclude each other too, but only later and
+		// with an error that nothing tells from a verb's own.
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return fmt.Errorf("%w: %w", errUsage, err)
+			}
+			return nil
+		},
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)

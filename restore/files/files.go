@@ -39,6 +39,8 @@ const factsLimit = 32 << 20
 
 // What a caller may want to tell apart. A hostile archive is a *seal.RefusedError.
 var (
+	// ErrInvalid says that the options can't be used as they are.
+	ErrInvalid = errors.New("invalid restore options")
 	// ErrConflict says that something on disk is in the way that is not moved
 	// aside: a folder, a device, a socket.
 	ErrConflict = errors.New("something is in the way")
@@ -129,11 +131,11 @@ func (p *Plan) Close() error { return p.disk.root.Close() }
 // with the disk. It changes nothing. The caller closes the plan.
 func Prepare(ctx context.Context, archive io.Reader, opts Options) (*Plan, error) {
 	if !filepath.IsAbs(opts.AsideDir) || opts.RestoreID == "" || strings.ContainsAny(opts.RestoreID, `/\`) || opts.RestoreID[0] == '.' {
-		return nil, fmt.Errorf("restore files: an absolute aside folder and a restore id are needed, not %q and %q", opts.AsideDir, opts.RestoreID)
+		return nil, fmt.Errorf("%w: an absolute aside folder and a restore id are needed, not %q and %q", ErrInvalid, opts.AsideDir, opts.RestoreID)
 	}
 	for _, pattern := range slices.Concat(opts.Include, opts.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
-			return nil, fmt.Errorf("pattern %q: %w", pattern, err)
+			return nil, fmt.Errorf("%w: pattern %q: %w", ErrInvalid, pattern, err)
 		}
 	}
 	d, err := openDisk(opts.Root)
