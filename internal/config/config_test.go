@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"lifeboat/internal/manifest"
 )
 
 func complete() *Config {
@@ -77,6 +79,8 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		"an endpoint without http":   {good + "etcd:\n  - name: main\n    endpoints:\n      - 127.0.0.1:2379\n", "line 8: etcd.0.endpoints.0"},
 		"half a key pair":            {good + "etcd:\n  - name: main\n    certFile: x\n    endpoints: [http://a:1]\n", "certFile and keyFile"},
 		"two etcd of one name":       {good + "etcd:\n  - {name: a, endpoints: [http://a:1]}\n  - {name: a, endpoints: [http://a:1]}\n", "line 7: etcd.1.name"},
+		"a name that no chain has":   {good + "etcd:\n  - {name: a b, endpoints: [http://a:1]}\n", "line 6: etcd.0.name: \"a b\" is not letters"},
+		"a node's that no chain has": {good + "node: -cp1\n", "line 5: node: \"-cp1\" is not letters"},
 		"an empty file":              {"", "empty"},
 		"a schedule that is none":    {good + "schedule:\n  full: every day\n", "line 6: schedule.full"},
 		"a private key":              {strings.Replace(good, "age1x", "AGE-SECRET-KEY-1SECRETsecret", 1), "line 4: recipients.0: is a private key"},
@@ -93,6 +97,33 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 				t.Errorf("the message shows a secret or a Go type: %v", err)
 			}
 		})
+	}
+}
+
+// The rule for names stands here and in manifest: they must not drift apart.
+func TestNamesAreThoseThatAChainMayHave(t *testing.T) {
+	for _, name := range []string{
+		"", "main", "cp1.example.org", "A_b-9", "-a", ".a", "_a", "a.", "a/b", "a b", "ä", "a\x00", "a\u202eb", "manifests", "data", "drills",
+		strings.Repeat("a", 200), strings.Repeat("a", 201),
+	} {
+		for _, family := range []string{"etcd/", "hosts/"} {
+			want := manifest.Chain(family + name).Check()
+			if got := checkName(name); (got == nil) != (want == nil) {
+				t.Errorf("%s%q: %v here, %v there", family, name, got, want)
+			}
+		}
+	}
+}
+
+func TestALocksModeIsTakenInAnyCase(t *testing.T) {
+	for _, mode := range []string{"compliance", "COMPLIANCE", "Compliance"} {
+		c, err := Parse([]byte("cluster: a\nstores: [{url: s3://b, s3: {objectLock: {mode: " + mode + ", days: 7}}}]\nrecipients: [age1x]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Stores[0].S3.ObjectLock.Mode; got != "compliance" {
+			t.Errorf("%s is loaded as %q", mode, got)
+		}
 	}
 }
 

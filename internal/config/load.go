@@ -63,6 +63,7 @@ func Parse(data []byte) (*Config, error) {
 	for i := range c.Stores {
 		s := &c.Stores[i].S3
 		s.PathStyle, s.Checksums = orAuto(s.PathStyle), orAuto(s.Checksums)
+		s.ObjectLock.Mode = strings.ToLower(s.ObjectLock.Mode) // S3 itself writes it in capitals
 	}
 	if err := c.check(lines(data)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -174,12 +175,17 @@ func (c *Config) check(where func(string) string) error {
 	if err := checkRecipients(c.Recipients, complain); err != nil {
 		return err
 	}
+	if c.Node != "" {
+		if err := checkName(c.Node); err != nil {
+			return complain("node", "%v", err)
+		}
+	}
 	names := map[string]bool{}
 	for i, e := range c.Etcd {
 		path := fmt.Sprintf("etcd.%d", i)
 		switch {
-		case e.Name == "" || strings.ContainsAny(e.Name, "/ "):
-			return complain(path+".name", "%q is not a name for a chain", e.Name)
+		case checkName(e.Name) != nil:
+			return complain(path+".name", "%v", checkName(e.Name))
 		case names[e.Name]:
 			return complain(path+".name", "%q stands twice", e.Name)
 		case len(e.Endpoints) == 0:
@@ -208,6 +214,25 @@ func (c *Config) check(where func(string) string) error {
 	return nil
 }
 
+// checkName accepts what manifest.Chain.Check accepts after "etcd/" or
+// "hosts/", so that a name which no chain can have is found here and not at the
+// first commit. The rule is repeated since configuration and manifests are of
+// one layer and don't know each other.
+func checkName(name string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	switch {
+	case name == "":
+		return errors.New("a chain needs a name")
+	case len(name) > 200:
+		return fmt.Errorf("a name of %d bytes, limit 200", len(name))
+	case strings.Trim(name, letters+"._-") != "" || !strings.Contains(letters, name[:1]):
+		return fmt.Errorf("%q is not letters, digits, '.', '_' and '-' after a letter or digit", name)
+	case name == "manifests" || name == "data":
+		return fmt.Errorf("the name %q is reserved", name)
+	}
+	return nil
+}
+
 func (s Store) check(path string, complain func(string, string, ...any) error) error {
 	u, err := url.Parse(s.URL)
 	lock := s.S3.ObjectLock
@@ -224,7 +249,7 @@ func (s Store) check(path string, complain func(string, string, ...any) error) e
 		return complain(path+".s3.pathStyle", "%q, want auto, true or false", s.S3.PathStyle)
 	case !slices.Contains([]string{"auto", "on", "off"}, s.S3.Checksums):
 		return complain(path+".s3.checksums", "%q, want auto, on or off", s.S3.Checksums)
-	case !slices.Contains([]string{"", "governance", "compliance"}, strings.ToLower(lock.Mode)):
+	case !slices.Contains([]string{"", "governance", "compliance"}, lock.Mode):
 		return complain(path+".s3.objectLock.mode", "%q, want governance, compliance or nothing", lock.Mode)
 	case (lock.Mode == "") != (lock.Days == 0) || lock.Days < 0:
 		return complain(path+".s3.objectLock", "mode and days go together")
