@@ -107,6 +107,7 @@ var (
 	ErrPermission  = errors.New("not permitted by the store")
 	ErrProtected   = errors.New("object is protected from deletion")
 	ErrFull        = errors.New("no space left in the store")
+	ErrStalled     = errors.New("no progress") // no byte moved for the limit of whoever wraps it
 )
 
 // MaxNameLength is the longest object name in bytes: S3's limit of 1024 less

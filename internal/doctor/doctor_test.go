@@ -157,10 +157,10 @@ func TestEveryIllIsFoundWithARemedy(t *testing.T) {
 			check: store, level: Problem, says: "no such bucket",
 		},
 		"too few stores work": {
-			store: storage.ReadOnly(memory.New()), check: "stores", level: Problem, says: "0 of 1",
+			store: refusing{memory.New()}, check: "stores", level: Problem, says: "0 of 1",
 		},
 		"the store refuses writes": {
-			store: storage.ReadOnly(memory.New()), check: store, level: Problem, says: "reading only",
+			store: refusing{memory.New()}, check: store, level: Problem, says: "reading only",
 		},
 		"the store overwrites in conditional creates": {
 			store: overwriting{memory.New()}, check: store, level: Problem, says: "conditional create replaced",
@@ -211,6 +211,13 @@ func TestNothingIsLeftInTheStore(t *testing.T) {
 			t.Errorf("%s: left behind: %s %v", name, info.Name, err)
 		}
 	}
+}
+
+// refusing is a store that lets nothing be written.
+type refusing struct{ *memory.Store }
+
+func (refusing) Put(_ context.Context, name string, _ io.Reader, _ storage.PutOptions) error {
+	return fmt.Errorf("put %s: %w: for reading only", name, storage.ErrPermission)
 }
 
 // overwriting is a store that does not know conditional creates.

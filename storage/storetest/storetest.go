@@ -1,5 +1,5 @@
-// Package storetest is the one suite that every store and every decorator
-// passes: the promises of storage.Store, tested from outside.
+// Package storetest is the one suite that every store passes: the promises of
+// storage.Store, tested from outside.
 package storetest
 
 import (
