@@ -192,7 +192,7 @@ func TestAProcessStoppedAcrossAPruneGivesUp(t *testing.T) {
 		}
 		s.clean()
 		s.sound()
-		swept, err := s.repository(5*time.Hour+repository.ObjectGrace+time.Hour).Sweep(t.Context())
+		swept, err := s.repository(5*time.Hour + repository.ObjectGrace + time.Hour).Sweep(t.Context())
 		if err != nil || swept.Objects == 0 {
 			t.Errorf("swept %+v, %v", swept, err)
 		}
