@@ -51,6 +51,7 @@ func (r *Repository) Load(ctx context.Context, chain manifest.Chain) (*View, err
 
 // depth says how far back a load reads.
 type depth struct {
+	newest     bool      // only the newest few that count, for the heads that they carry
 	tail       bool      // only back to the newest index, and of what it lists
 	since      time.Time // the prunes, back to one that is older than this
 	signatures bool      // everything that is there, nothing by an index's word
@@ -74,6 +75,9 @@ func (r *Repository) load(ctx context.Context, chain manifest.Chain, d depth) (*
 func (r *Repository) loadListed(ctx context.Context, chain manifest.Chain, listed *listedChain, d depth) (*View, error) {
 	ld := &loader{rd: r.reader(chain), listed: listed.sequences, slots: map[manifest.Sequence]*slot{}}
 	steps := []func(context.Context, depth) error{ld.tail, ld.probe, ld.index, ld.holes}
+	if d.newest {
+		steps = steps[:1]
+	}
 	for _, step := range steps {
 		if err := step(ctx, d); err != nil {
 			return nil, fmt.Errorf("load chain %s: %w", chain, err)
@@ -136,7 +140,7 @@ func (ld *loader) tail(ctx context.Context, d depth) error {
 		}
 		ld.horizon, rest = rest[from], rest[:from]
 		ld.walk()
-		if !d.signatures && ld.st.anchor != nil {
+		if !d.signatures && (ld.st.anchor != nil || d.newest && ld.st.head != 0) {
 			return nil
 		}
 		batch = min(4*batch, 4096)

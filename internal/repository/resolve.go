@@ -37,13 +37,15 @@ func (p Point) String() string {
 // signature checked. It returns ErrNothing if there is none. It returns
 // ErrVerification if the chain has a failure that could hide a better answer;
 // then only a point that names a backup by its id is resolved, since that can't
-// be taken for another.
+// be taken for another. Heads that this machine saw and heads that manifests of
+// the cluster's other chains carry tell it of newer manifests that are gone.
 func (r *Repository) Resolve(ctx context.Context, chain manifest.Chain, point Point) (*manifest.Manifest, error) {
 	doing := fmt.Sprintf("resolve %s in %s of %s", point, chain, r.opts.Name)
-	v, err := r.Load(ctx, chain)
+	v, views, err := r.withWitnesses(ctx, chain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
+	v.Problems = sortProblems(append(v.Problems, r.witnessed(v, views)...))
 	candidates := v.candidates(point)
 	b, bad, err := r.firstConfirmed(ctx, candidates)
 	if err != nil {

@@ -131,41 +131,6 @@ func (st *state) leftovers() []Problem {
 	return clear.problems
 }
 
-// addWitnessed adds views of the chains that manifests have seen in this store
-// and that nothing is left of.
-func (r *Repository) addWitnessed(ctx context.Context, l *listing, views []*View) ([]*View, error) {
-	var gone []manifest.Chain
-	for _, v := range views {
-		for _, m := range v.Manifests {
-			for _, h := range m.Heads {
-				if h.Store == r.opts.Name && l.chains[h.Chain] == nil && !slices.Contains(gone, h.Chain) {
-					gone = append(gone, h.Chain)
-				}
-			}
-		}
-	}
-	more, err := r.loadAll(ctx, l, gone, depth{})
-	return append(views, more...), err
-}
-
-// witnessed checks the heads of v's chain that manifests of all chains carry.
-func (r *Repository) witnessed(v *View, views []*View) []Problem {
-	var problems []Problem
-	done := map[manifest.Head]bool{}
-	for _, other := range views {
-		for _, m := range other.Manifests {
-			for _, h := range m.Heads {
-				if h.Chain != v.Chain || h.Store != r.opts.Name || done[h] {
-					continue
-				}
-				done[h] = true
-				problems = append(problems, v.st.witness(h, "the writer of "+ref(m.Chain, m.Sequence))...)
-			}
-		}
-	}
-	return problems
-}
-
 // unnamed lists data objects that no manifest names.
 func (r *Repository) unnamed(v *View, listed *listedChain, now time.Time) []Problem {
 	names := map[string]Kind{}
