@@ -3,13 +3,13 @@ package backup_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"lifeboat/backup"
 	"lifeboat/backup/host"
-	"lifeboat/internal/kubefixture"
 	"lifeboat/internal/manifest"
 	"lifeboat/storage"
 	"lifeboat/storage/fault"
@@ -35,10 +35,7 @@ func TestABackupOfEtcdMayStopAfterAnyOperation(t *testing.T) {
 }
 
 func TestABackupOfFilesMayStopAfterAnyOperation(t *testing.T) {
-	root := filepath.Join(t.TempDir(), "root")
-	if err := kubefixture.Build(root, kubefixture.Options{Node: node}); err != nil {
-		t.Fatal(err)
-	}
+	root := smallNode(t)
 	everyCrash(t, func(t *testing.T, r *backup.Runner) (*backup.Result, error) {
 		return r.Files(t.Context(), host.Options{Root: root, Node: node, Now: time.Now}, nil)
 	}, func(t *testing.T, w *world, store storage.Store, newest *manifest.Manifest) {
@@ -46,6 +43,20 @@ func TestABackupOfFilesMayStopAfterAnyOperation(t *testing.T) {
 			t.Error("the archive holds no file")
 		}
 	})
+}
+
+// smallNode is the root of a node with next to nothing on it.
+func smallNode(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	folder := filepath.Join(root, "etc/kubernetes")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "admin.conf"), []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
 // everyCrash checks the promise of a crash: whatever is listed is whole and
@@ -106,5 +117,46 @@ func afterCrash(t *testing.T, w *world, store storage.Store, first *manifest.Man
 	after := w.backups(t, store)
 	if len(after) != len(list)+1 || after[0].ID != third.Manifest.ID {
 		t.Fatalf("after the next backup %s, %v are listed, before %v", third.Manifest.ID, ids(after), ids(list))
+	}
+}
+
+// TestOneFailureIsOutlivedOrReported fails one operation of a process that
+// lives on. It may try again, and must know in the end whether it has
+// committed.
+func TestOneFailureIsOutlivedOrReported(t *testing.T) {
+	t.Parallel()
+	config := sharedEtcd(t)
+	w := newWorld(t)
+	before := memory.New()
+	first := mustEtcd(t, w.runner(t, before), config)
+	for _, when := range fault.Moments {
+		outlived := 0
+		for n := 1; ; n++ {
+			store := fault.New(memory.New())
+			duplicate(t, before, store.Inner())
+			store.FailAt(n, when, nil)
+			result, err := w.runner(t, store).Etcd(t.Context(), config, limits)
+			if store.Count() < n {
+				break
+			}
+			t.Run(fmt.Sprintf("operation %d, %s", n, when), func(t *testing.T) {
+				w.noScratch(t)
+				w.verified(t, store.Inner())
+				list := w.backups(t, store.Inner())
+				switch {
+				case err == nil && (len(list) != 2 || list[0].ID != result.Manifest.ID):
+					t.Errorf("a backup that succeeded is not listed first: %v", ids(list))
+				case err == nil:
+					outlived++
+				case !errors.Is(err, fault.ErrInjected):
+					t.Errorf("the error does not tell the store's: %v", err)
+				case len(list) != 1 && len(list) != 2, list[len(list)-1].ID != first.ID:
+					t.Errorf("listed: %v", ids(list))
+				}
+			})
+		}
+		if outlived == 0 {
+			t.Errorf("no failure %s an operation was outlived", when)
+		}
 	}
 }

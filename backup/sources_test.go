@@ -18,6 +18,7 @@ import (
 	"lifeboat/internal/etcdtest/cluster"
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/storage/fault"
 	"lifeboat/storage/memory"
 )
 
@@ -251,6 +252,35 @@ func TestACancelledBackupEndsQuicklyAndLeavesNothing(t *testing.T) {
 			w.noScratch(t)
 		})
 	}
+}
+
+func TestABackupCancelledAtItsCommitIsNotThere(t *testing.T) {
+	t.Parallel()
+	config := sharedEtcd(t)
+	w, inner := newWorld(t), memory.New()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	store := &hanging{Store: inner, hang: func(op fault.Op, name string) bool {
+		commit := op == fault.Put && strings.Contains(name, "/manifests/")
+		if commit {
+			cancel()
+		}
+		return commit
+	}}
+	began := time.Now()
+	if _, err := w.runner(t, store).Etcd(ctx, config, limits); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+	w.noScratch(t)
+	w.verified(t, inner)
+	if list := w.backups(t, inner); len(list) != 0 {
+		t.Errorf("listed: %v", ids(list))
+	}
+	mustEtcd(t, w.runner(t, inner), config)
+	w.verified(t, inner)
 }
 
 func TestWithoutAScratchFolderABackupIsUnproved(t *testing.T) {

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"lifeboat/backup"
+	"lifeboat/backup/host"
+	"lifeboat/internal/events"
 	"lifeboat/storage"
 	"lifeboat/storage/fault"
 	"lifeboat/storage/memory"
@@ -241,4 +244,57 @@ func TestAStoreThatCouldNotBeOpenedIsReported(t *testing.T) {
 			w.noScratch(t)
 		})
 	}
+}
+
+func TestABackupOfFilesThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	options := host.Options{Root: smallNode(t), Node: node, Now: time.Now}
+	t.Run("all stores down", func(t *testing.T) {
+		w, store := newWorld(t), fault.New(memory.New())
+		store.Crash()
+		if _, err := w.runner(t, store).Files(t.Context(), options, nil); !errors.Is(err, fault.ErrCrashed) {
+			t.Errorf("got %v", err)
+		}
+		if left := objects(t, store.Inner()); len(left) != 0 {
+			t.Errorf("left %q", left)
+		}
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		w, store := newWorld(t), directory(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w.events.hook = func(e events.Event) {
+			if started, ok := e.(events.StageStarted); ok && started.Stage == "seal" {
+				cancel()
+			}
+		}
+		if _, err := w.runner(t, store).Files(ctx, options, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if left := objects(t, store); len(left) != 0 {
+			t.Errorf("left %q", left)
+		}
+	})
+	t.Run("one of two hangs", func(t *testing.T) {
+		w, good := newWorld(t), memory.New()
+		bad := &hanging{Store: memory.New(), hang: func(fault.Op, string) bool { return true }}
+		r := w.runner(t, bad, good)
+		r.StoreStall = 300 * time.Millisecond
+		result, err := r.Files(t.Context(), options, nil)
+		if err != nil || !errors.Is(result.Commits[0].Err, storage.ErrStalled) || result.Commits[1].Err != nil {
+			t.Errorf("%+v, %v", result, err)
+		}
+		w.verified(t, good)
+	})
+	t.Run("no such root", func(t *testing.T) {
+		w, store := newWorld(t), memory.New()
+		gone := options
+		gone.Root = filepath.Join(t.TempDir(), "gone")
+		if _, err := w.runner(t, store).Files(t.Context(), gone, nil); err == nil {
+			t.Error("a backup of nothing succeeded")
+		}
+		if left := objects(t, store); len(left) != 0 {
+			t.Errorf("left %q", left)
+		}
+	})
 }
