@@ -31,6 +31,11 @@ type Loaded struct {
 // Failures returns the view's problems that are not notes.
 func (v *View) Failures() []Problem { return Failures(v.Problems) }
 
+// losses are the failures that nothing may be deleted behind.
+func (v *View) losses() []Problem {
+	return slices.DeleteFunc(v.Failures(), func(p Problem) bool { return p.Kind.foreign() })
+}
+
 // Find returns the manifest of a backup; nil if the view has none of that id.
 func (v *View) Find(id manifest.ID) *Loaded {
 	for i := range v.Manifests {

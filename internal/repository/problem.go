@@ -23,6 +23,7 @@ const (
 	Fork          Kind = "fork"           // a valid manifest that a later one skipped or does not count
 	RolledBack    Kind = "rolled-back"    // a head seen earlier is gone
 	Overwritten   Kind = "overwritten"    // replaced or hidden; an older version in the store verifies and is used
+	Stray         Kind = "stray"          // far ahead of the head, and no manifest of that place by any trusted key
 	Unknown       Kind = "unknown"        // an object that does not belong where it is
 	ObjectMissing Kind = "object-missing" // a data object that a manifest names is not there
 	ObjectSize    Kind = "object-size"    // a data object is shorter or longer than its manifest says
@@ -43,6 +44,12 @@ const (
 func (k Kind) Note() bool {
 	return k == Skipped || k == Garbage || k == Leftover || k == Late || k == NoReadme
 }
+
+// foreign reports failures that anybody can cause who can write to the store,
+// and that say nothing of what was committed: objects in no manifest's place,
+// and junk ahead of the place where the next manifest goes. They must be looked
+// at, and must keep nobody from restoring or deleting.
+func (k Kind) foreign() bool { return k == Stray || k == Unknown }
 
 // Problem is one finding about one object.
 type Problem struct {

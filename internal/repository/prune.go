@@ -83,7 +83,7 @@ func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) 
 
 // planPrune decides for one view. It returns nil if there is nothing to do.
 func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.ID, opts PruneOptions) (*prunePlan, error) {
-	if failures := v.Failures(); len(failures) > 0 && !opts.AcceptLosses {
+	if failures := v.losses(); len(failures) > 0 && !opts.AcceptLosses {
 		return nil, &VerificationError{Doing: "a chain with failures is not pruned, since that would hide them", Problems: failures}
 	}
 	if err := v.mayRemove(remove); err != nil {
@@ -105,7 +105,7 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	if len(p.index) > 0 {
 		p.base = p.index[0].Sequence
 	}
-	losses := opts.AcceptLosses && len(v.Failures()) > 0
+	losses := opts.AcceptLosses && len(v.losses()) > 0
 	if len(p.entries) == 0 && len(p.objects) == 0 && !losses {
 		return nil, nil
 	}

@@ -135,7 +135,7 @@ func (v *View) lost(id manifest.ID) []Problem {
 func (v *View) hiding(m *manifest.Manifest) []Problem {
 	var hidden []Problem
 	for _, p := range v.Failures() {
-		if p.Kind == Overwritten || p.Sequence == 0 || m != nil && p.Sequence <= m.Sequence {
+		if p.Kind == Overwritten || p.Kind.foreign() || p.Sequence == 0 || m != nil && p.Sequence <= m.Sequence {
 			continue
 		}
 		hidden = append(hidden, p)

@@ -35,7 +35,7 @@ func (r *Repository) Sweep(ctx context.Context) (*Swept, error) {
 		if err != nil {
 			return swept, fmt.Errorf("sweep: %w", err)
 		}
-		if failures := v.Failures(); len(failures) > 0 {
+		if failures := v.losses(); len(failures) > 0 {
 			swept.Problems = append(swept.Problems, failures...)
 			continue
 		}

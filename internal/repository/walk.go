@@ -244,8 +244,14 @@ func (st *state) explain() {
 		}
 		st.report(seq, s.kind, "%v", s.err)
 	}
+	next, _ := st.next()
 	for _, seq := range st.order {
-		if s := st.slots[seq]; s.m == nil && !s.absent && seq > st.head {
+		s := st.slots[seq]
+		switch {
+		case s.m != nil || s.absent || seq <= st.head:
+		case seq > next && s.kind != NewerFormat:
+			st.report(seq, Stray, "%v; it lies ahead of the chain, whose next place is %d", s.err, uint64(next))
+		default:
 			st.report(seq, s.kind, "%v; it is behind the chain's head", s.err)
 		}
 		if st.late[seq] {
