@@ -49,8 +49,8 @@ func TestChunkCodecReadsWhatTheGeneratedCodeWrites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	message := chunk{remaining: 7, blob: []byte("of the message before"), version: "old"}
 	for cut := range len(wire) + 1 { // however gRPC splits it into buffers
-		var message chunk
 		data := mem.BufferSlice{mem.SliceBuffer(wire[:cut]), mem.SliceBuffer(wire[cut:])}
 		if err := (chunkCodec{}).Unmarshal(data, &message); err != nil {
 			t.Fatal(err)
@@ -58,7 +58,6 @@ func TestChunkCodecReadsWhatTheGeneratedCodeWrites(t *testing.T) {
 		if message.remaining != 1<<40 || string(message.blob) != "blob" || message.version != "3.7.0" {
 			t.Fatalf("cut at %d: got %+v", cut, message)
 		}
-		message.free()
 	}
 }
 
@@ -79,6 +78,5 @@ func FuzzChunkCodec(f *testing.F) {
 				t.Fatalf("got %+v, want %v", message, &response)
 			}
 		}
-		message.free()
 	})
 }
