@@ -94,18 +94,22 @@ that don't do that themselves.`,
 }
 
 func (a *app) export(ctx context.Context, flags pointFlags, options restore.ExportOptions) error {
-	_, repo, err := a.read(ctx)
+	s, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
-	if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
-		return err
-	}
-	if options.Identities, err = a.loadIdentities(); err != nil {
+	if options.Identities, err = a.loadIdentities(ctx); err != nil {
 		return err
 	}
 	options.Now, options.Rand, options.Events = a.now, a.rand, a.listener()
-	result, err := restore.Export(ctx, repo, options)
+	var result *restore.ExportResult
+	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
+		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
+			return err
+		}
+		result, err = restore.Export(ctx, repo, options)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -44,13 +44,9 @@ type listJSON struct {
 }
 
 func (a *app) list(ctx context.Context) error {
-	_, repo, err := a.read(ctx)
+	repo, backups, problems, err := a.backups(ctx)
 	if err != nil {
 		return err
-	}
-	backups, problems, err := repo.Backups(ctx)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", repo.Name(), err)
 	}
 	list := []listJSON{}
 	for _, b := range backups {

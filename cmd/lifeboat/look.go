@@ -56,7 +56,7 @@ func (a *app) archive(ctx context.Context, repo *repository.Repository, m *manif
 	if m.Kind != manifest.KindFiles {
 		return nil, fmt.Errorf("%w: backup %s is of %s and holds no files; `lifeboat export` gets an etcd snapshot", errUsage, m.ID, m.Chain)
 	}
-	ids, err := a.loadIdentities()
+	ids, err := a.loadIdentities(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -64,11 +64,7 @@ func (a *app) archive(ctx context.Context, repo *repository.Repository, m *manif
 }
 
 func (a *app) findArchive(ctx context.Context, id string) (func() (io.ReadCloser, seal.Limits, error), error) {
-	_, repo, err := a.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	b, err := repo.Find(ctx, id)
+	repo, b, err := a.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}

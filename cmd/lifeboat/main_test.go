@@ -136,11 +136,11 @@ func TestWarningsGoToStandardErrorAndBarsOnlyToTerminals(t *testing.T) {
 func TestOnlyYesIsConsent(t *testing.T) {
 	for answer, want := range map[string]error{"y\n": nil, "YES\n": nil, "n\n": errDeclined, "\n": errDeclined, "": errDeclined, "yep\n": errDeclined} {
 		a := &app{streams: streams{in: strings.NewReader(answer), err: new(bytes.Buffer)}}
-		if err := a.confirm(confirmation{}); !errors.Is(err, want) {
+		if err := a.confirm(t.Context(), confirmation{}); !errors.Is(err, want) {
 			t.Errorf("%q: got %v, want %v", answer, err, want)
 		}
 	}
-	if err := (&app{}).confirm(confirmation{yes: true}); err != nil {
+	if err := (&app{}).confirm(t.Context(), confirmation{yes: true}); err != nil {
 		t.Errorf("--yes: %v", err)
 	}
 }

@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 
-	"filippo.io/age"
-	"golang.org/x/term"
-
 	"lifeboat/internal/config"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
-	"lifeboat/internal/seal"
 	"lifeboat/internal/witness"
 	"lifeboat/storage/open"
 	"lifeboat/storage/s3"
@@ -169,30 +164,6 @@ func s3Config(store config.Store) s3.Config {
 	return c
 }
 
-// read opens the first store that answers, for verbs that need one only.
-func (a *app) read(ctx context.Context) (*config.Config, *repository.Repository, error) {
-	s, err := a.open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	var errs []error
-	for _, o := range s.stores {
-		if o.err == nil {
-			_, o.err = o.repository.Chains(ctx)
-		}
-		if o.err != nil {
-			errs = append(errs, fmt.Errorf("store %s: %w", o.url, o.err))
-			continue
-		}
-		for _, err := range errs {
-			fmt.Fprintf(a.err, "warning: %v; reading %s instead\n", err, o.url)
-		}
-		a.remember(s.memory, o)
-		return s.config, o.repository, nil
-	}
-	return nil, nil, errors.Join(errs...)
-}
-
 // remember keeps the heads that a store showed. Not being able to is worth a
 // warning only: the work is done.
 func (a *app) remember(memory *witness.Memory, o opened) {
@@ -202,49 +173,6 @@ func (a *app) remember(memory *witness.Memory, o opened) {
 	if err := memory.Note(o.repository.Heads()...); err != nil && !a.quiet {
 		fmt.Fprintf(a.err, "warning: %v\n", err)
 	}
-}
-
-// loadIdentities reads the keys named with --identity. Passphrases are asked
-// for on the terminal only.
-func (a *app) loadIdentities() ([]age.Identity, error) {
-	var all []age.Identity
-	for _, path := range a.identities {
-		ids, err := a.loadIdentity(path)
-		if err != nil {
-			return nil, fmt.Errorf("%w: identity %s: %w", errUsage, path, err)
-		}
-		all = append(all, ids...)
-	}
-	return all, nil
-}
-
-func (a *app) loadIdentity(path string) ([]age.Identity, error) {
-	var r io.Reader = a.in
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
-	}
-	return seal.Dialog{
-		Ask:  a.askSecret,
-		Show: func(message string) { fmt.Fprintln(a.err, message) },
-	}.ParseIdentities(r)
-}
-
-// askSecret reads a line from the terminal without showing it.
-func (a *app) askSecret(prompt string) ([]byte, error) {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return nil, errors.New("the key needs a passphrase, and there is no terminal to ask on")
-	}
-	defer tty.Close()
-	fmt.Fprintf(tty, "%s: ", prompt)
-	secret, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(tty)
-	return secret, err
 }
 
 // buildVersion is set by the linker: -X main.buildVersion=v1.2.3.

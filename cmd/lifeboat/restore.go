@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"lifeboat/backup"
 	"lifeboat/internal/manifest"
@@ -45,24 +42,6 @@ func (f *confirmation) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "print the plan and stop")
 	cmd.MarkFlagsMutuallyExclusive("yes", "dry-run")
-}
-
-var errDeclined = errors.New("not confirmed; nothing was changed")
-
-// confirm asks on the terminal. Without one, only --yes is an answer.
-func (a *app) confirm(f confirmation) error {
-	if f.yes {
-		return nil
-	}
-	if in, ok := a.in.(*os.File); ok && !term.IsTerminal(int(in.Fd())) {
-		return fmt.Errorf("%w: nobody can be asked here; give --yes to go on, or --dry-run to see the plan", errUsage)
-	}
-	fmt.Fprint(a.err, "Go on? [y/N] ")
-	answer, _ := bufio.NewReader(a.in).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return errDeclined
-	}
-	return nil
 }
 
 // asideDir is where restores keep what they replace.
@@ -130,25 +109,29 @@ type restoredEtcdJSON struct {
 }
 
 func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore.EtcdOptions, confirm confirmation) error {
-	c, repo, err := a.read(ctx)
+	s, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
-	if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
+	if options.Identities, err = a.loadIdentities(ctx); err != nil {
 		return err
 	}
-	if options.Identities, err = a.loadIdentities(); err != nil {
+	options.AsideDir, options.Now, options.Rand = asideDir(s.config.StateDir), a.now, a.rand
+	var plan *restore.EtcdPlan
+	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
+		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
+			return err
+		}
+		plan, err = restore.PlanEtcd(ctx, repo, options)
 		return err
-	}
-	options.AsideDir, options.Now, options.Rand = asideDir(c.StateDir), a.now, a.rand
-	plan, err := restore.PlanEtcd(ctx, repo, options)
+	})
 	if err != nil {
 		return err
 	}
 	if err := plan.Print(a.planStream(confirm)); err != nil || confirm.dryRun {
 		return err
 	}
-	if err := a.confirm(confirm); err != nil {
+	if err := a.confirm(ctx, confirm); err != nil {
 		return err
 	}
 	start := a.now()
@@ -158,7 +141,7 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 	took := a.now().Sub(start)
 	if a.format == "json" {
 		return a.printJSON(restoredEtcdJSON{
-			ID: plan.Backup.ID, Revision: plan.Backup.Etcd.Revision, DataDir: options.DataDir, Token: plan.Token,
+			ID: plan.Backup.ID, Revision: manifest.Revision(plan.Result.Last), DataDir: options.DataDir, Token: plan.Token,
 			Bump: plan.Bump, RestoreID: plan.RestoreID, Aside: plan.Result.Aside, Seconds: took.Seconds(),
 		})
 	}
@@ -235,11 +218,17 @@ type restoredFilesJSON struct {
 }
 
 func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, options files.Options, confirm confirmation) error {
-	c, repo, err := a.read(ctx)
+	s, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
-	m, err := a.resolveFiles(ctx, repo, flags, node)
+	var repo *repository.Repository
+	var m *manifest.Manifest
+	err = a.read(ctx, s, backup.FilesChain(node), func(r *repository.Repository) (err error) {
+		repo = r
+		m, err = a.resolveFiles(ctx, r, flags, node)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -254,7 +243,7 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		}
 		options.RestoreID = string(id)
 	}
-	options.AsideDir = asideDir(c.StateDir)
+	options.AsideDir = asideDir(s.config.StateDir)
 
 	r, limits, err := open()
 	if err != nil {
@@ -270,7 +259,7 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 	if confirm.dryRun {
 		return nil
 	}
-	if err := a.confirm(confirm); err != nil {
+	if err := a.confirm(ctx, confirm); err != nil {
 		return err
 	}
 	if r, _, err = open(); err != nil {

@@ -26,11 +26,7 @@ enough where it fits only one.`,
 }
 
 func (a *app) show(ctx context.Context, id string) error {
-	_, repo, err := a.read(ctx)
-	if err != nil {
-		return err
-	}
-	b, err := repo.Find(ctx, id)
+	_, b, err := a.find(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -96,11 +92,7 @@ func (a *app) completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, c
 	ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
 	defer cancel()
 	a.quiet = true
-	_, repo, err := a.read(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	backups, _, err := repo.Backups(ctx)
+	_, backups, _, err := a.backups(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

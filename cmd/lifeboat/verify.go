@@ -72,7 +72,7 @@ type deepJSON struct {
 }
 
 func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
-	identities, err := a.loadIdentities()
+	identities, err := a.loadIdentities(ctx)
 	if err != nil {
 		return err
 	}

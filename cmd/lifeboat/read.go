@@ -1,0 +1,173 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+)
+
+// lookTimeout bounds how long reading waits for a store to show what it has
+// while there are others.
+const lookTimeout = 30 * time.Second
+
+// looked is a store that answered, with the newest backup of each chain.
+type looked struct {
+	opened
+	newest map[manifest.Chain]repository.Backup
+}
+
+// read finds what a verb wants in the stores: find is called with one after
+// the other until one has it. The store with the chain's newest backup comes
+// first, of equal ones the one that is configured first; an empty chain means
+// the newest of all. repository.ErrNothing is what find returns for a store to
+// be passed over; any other error is final.
+func (a *app) read(ctx context.Context, s *session, chain manifest.Chain, find func(*repository.Repository) error) error {
+	stores, failed := a.look(ctx, s)
+	if len(stores) == 0 {
+		return errors.Join(failed...)
+	}
+	for _, err := range failed {
+		a.warn("%v; reading another store instead", err)
+	}
+	a.warnOfLag(stores)
+	slices.SortStableFunc(stores, func(x, y looked) int { return y.when(chain).Compare(x.when(chain)) })
+	var nothing error
+	for _, store := range stores {
+		err := find(store.repository)
+		a.remember(s.memory, store.opened)
+		if !errors.Is(err, repository.ErrNothing) {
+			if err == nil && nothing != nil {
+				a.warn("%v; reading %s instead", nothing, store.url)
+			}
+			return err
+		}
+		nothing = cmp.Or(nothing, err)
+	}
+	return nothing
+}
+
+// look asks all stores at once what they have. A store alone is not asked: there
+// is nothing to compare it with.
+func (a *app) look(ctx context.Context, s *session) (stores []looked, failed []error) {
+	found := make([]looked, len(s.stores))
+	var running sync.WaitGroup
+	for i, o := range s.stores {
+		found[i].opened = o
+		if o.err != nil || len(s.stores) == 1 {
+			continue
+		}
+		running.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+			defer cancel()
+			backups, _, err := o.repository.Backups(ctx)
+			found[i].err, found[i].newest = err, newestOf(backups)
+		})
+	}
+	running.Wait()
+	for _, store := range found {
+		if store.err != nil {
+			failed = append(failed, fmt.Errorf("store %s: %w", store.url, store.err))
+		} else {
+			stores = append(stores, store)
+		}
+	}
+	return stores, failed
+}
+
+// newestOf picks each chain's newest of backups that come newest first.
+func newestOf(backups []repository.Backup) map[manifest.Chain]repository.Backup {
+	heads := map[manifest.Chain]repository.Backup{}
+	for _, b := range backups {
+		if _, known := heads[b.Chain]; !known {
+			heads[b.Chain] = b
+		}
+	}
+	return heads
+}
+
+// when is the time of the newest backup of a chain, or of all.
+func (l looked) when(chain manifest.Chain) (when time.Time) {
+	for name, b := range l.newest {
+		if (chain == "" || name == chain) && b.Created.After(when) {
+			when = b.Created
+		}
+	}
+	return when
+}
+
+// warnOfLag names every store that lacks a chain's newest backup.
+func (a *app) warnOfLag(stores []looked) {
+	type head struct {
+		repository.Backup
+		url string
+	}
+	best := map[manifest.Chain]head{}
+	for _, store := range stores {
+		for chain, b := range store.newest {
+			if old, known := best[chain]; !known || b.Created.After(old.Created) {
+				best[chain] = head{b, store.url}
+			}
+		}
+	}
+	for _, store := range stores {
+		for chain, most := range best {
+			has, known := store.newest[chain]
+			switch {
+			case !known:
+				a.warn("store %s lags: it has no backup of %s, and %s has one of %s", store.url, chain, most.url, most.Created.Format(time.RFC3339))
+			case has.ID != most.ID:
+				a.warn("store %s lags: its newest backup of %s is of %s, that of %s is of %s",
+					store.url, chain, has.Created.Format(time.RFC3339), most.url, most.Created.Format(time.RFC3339))
+			}
+		}
+	}
+}
+
+// find looks for a backup by the beginning of its id.
+func (a *app) find(ctx context.Context, id string) (repo *repository.Repository, b *repository.Backup, err error) {
+	s, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = a.read(ctx, s, "", func(r *repository.Repository) (err error) {
+		repo = r
+		b, err = r.Find(ctx, id)
+		return err
+	})
+	return repo, b, err
+}
+
+// backups lists what one store has: none only if no store has any.
+func (a *app) backups(ctx context.Context) (repo *repository.Repository, backups []repository.Backup, problems []repository.Problem, err error) {
+	s, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	err = a.read(ctx, s, "", func(r *repository.Repository) (err error) {
+		repo = r
+		if backups, problems, err = r.Backups(ctx); err != nil {
+			return fmt.Errorf("list %s: %w", r.Name(), err)
+		}
+		if len(backups) == 0 && len(problems) == 0 {
+			return fmt.Errorf("list %s: %w", r.Name(), repository.ErrNothing)
+		}
+		return nil
+	})
+	if errors.Is(err, repository.ErrNothing) {
+		err = nil
+	}
+	return repo, backups, problems, err
+}
+
+func (a *app) warn(format string, args ...any) {
+	if !a.quiet {
+		fmt.Fprintf(a.err, "warning: "+format+"\n", args...)
+	}
+}
