@@ -137,6 +137,10 @@ func open(signed []byte, trust *Trust) (*Manifest, []Verifier, error) {
 	}
 	m, err := decode(text)
 	if err != nil {
+		var other *FormatError
+		if errors.As(err, &other) {
+			return nil, nil, other.judge(trust, signers)
+		}
 		return nil, nil, err
 	}
 	if m.Cluster != trust.Cluster {
@@ -165,6 +169,36 @@ func allowed(signers []Verifier, m *Manifest) ([]Verifier, error) {
 	return may, nil
 }
 
+// FormatError says that a text is in a format that this package does not know,
+// and of which place. It is an ErrUnknownFormat. Every format keeps these fields,
+// so that a manifest of a newer one can't be taken for one of another place.
+type FormatError struct {
+	Format   int      `json:"format"`
+	Cluster  string   `json:"cluster"`
+	Chain    Chain    `json:"chain"`
+	Sequence Sequence `json:"sequence"`
+	Kind     Kind     `json:"kind"`
+}
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("%v: %d; this version reads %d", ErrUnknownFormat, e.Format, FormatVersion)
+}
+
+// Is makes errors.Is(err, ErrUnknownFormat) true.
+func (e *FormatError) Is(target error) bool { return target == ErrUnknownFormat }
+
+// judge says what is wrong with a manifest in another format: its cluster, its
+// signers, or nothing else.
+func (e *FormatError) judge(trust *Trust, signers []Verifier) error {
+	if e.Cluster != trust.Cluster {
+		return fmt.Errorf("%w: %s, want %s", ErrOtherCluster, e.Cluster, trust.Cluster)
+	}
+	if _, err := allowed(signers, &Manifest{Chain: e.Chain, Kind: e.Kind}); err != nil {
+		return err
+	}
+	return e
+}
+
 // decode reads a text and compares it with its own re-encoding, which refuses
 // unknown and repeated fields, other orders, spaces and number forms at once.
 func decode(text []byte) (*Manifest, error) {
@@ -172,14 +206,12 @@ func decode(text []byte) (*Manifest, error) {
 		return nil, err
 	}
 	// The format first: a newer one has fields that would only look wrong.
-	var head struct {
-		Format int `json:"format"`
-	}
-	if err := json.Unmarshal(text, &head); err != nil {
+	head := new(FormatError)
+	if err := json.Unmarshal(text, head); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	if head.Format != FormatVersion {
-		return nil, fmt.Errorf("%w: %d; this version reads %d", ErrUnknownFormat, head.Format, FormatVersion)
+		return nil, head
 	}
 	m := new(Manifest)
 	dec := json.NewDecoder(bytes.NewReader(text))

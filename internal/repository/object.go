@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"time"
 
 	"lifeboat/internal/manifest"
@@ -139,7 +140,7 @@ func (r *Repository) openVersion(ctx context.Context, o manifest.Object) (io.Rea
 	if len(versions) == 1 && there {
 		return nil, nil
 	}
-	for _, v := range versions {
+	for _, v := range slices.Backward(versions) { // the oldest is the genuine one: it was created on condition
 		if v.Size != o.Size {
 			continue
 		}

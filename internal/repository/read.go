@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"lifeboat/internal/manifest"
 	"lifeboat/storage"
@@ -25,6 +24,7 @@ type slot struct {
 	m        *manifest.Manifest  // nil: not a manifest that counts
 	hash     manifest.Hash       // of m's text
 	stored   manifest.Hash       // of the stored bytes; of the current version
+	oversize bool                // longer than any manifest
 	modified time.Time           // by the store's clock
 	signers  []manifest.Verifier // trusted keys that signed m and may; nil: an index vouches for m
 	kind     Kind                // why m is nil, or Overwritten when m came from an older version
@@ -40,19 +40,16 @@ type fault struct {
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
-// budget bounds the bytes of manifests that one load holds unparsed.
+// budget bounds the bytes of manifests that a repository holds unparsed.
 const budget = manifest.MaxNoteSize
 
 // reader reads the manifests of one chain.
 type reader struct {
 	r     *Repository
 	chain manifest.Chain
-	bytes *semaphore.Weighted
 }
 
-func (r *Repository) reader(chain manifest.Chain) *reader {
-	return &reader{r: r, chain: chain, bytes: semaphore.NewWeighted(budget)}
-}
+func (r *Repository) reader(chain manifest.Chain) *reader { return &reader{r: r, chain: chain} }
 
 // claim is what an index says of a place: the hash of its manifest's text, by
 // the word of the keys that signed the index. The zero claim says nothing.
@@ -93,7 +90,7 @@ func (rd *reader) read(ctx context.Context, seq manifest.Sequence, want claim) (
 		if err != nil || s.m != nil || s.absent {
 			return s, err
 		}
-		if s.stored == last {
+		if s.stored == last || s.oversize { // one reading of that much is enough: it is no manifest either way
 			return rd.fallBack(ctx, s, want)
 		}
 		last = s.stored
@@ -121,28 +118,22 @@ func (rd *reader) readOnce(ctx context.Context, seq manifest.Sequence, want clai
 func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.Info, seq manifest.Sequence, want claim) (*slot, error) {
 	defer body.Close()
 	s := &slot{seq: seq, modified: info.Modified}
-	weight := min(max(info.Size, 0), budget)
-	if err := rd.bytes.Acquire(ctx, weight); err != nil {
+	if info.Size > manifest.MaxNoteSize {
+		return s, s.sumOversize(body)
+	}
+	weight := max(info.Size, 0)
+	if err := rd.r.unparsed.Acquire(ctx, weight); err != nil {
 		return nil, err
 	}
-	defer rd.bytes.Release(weight)
+	defer rd.r.unparsed.Release(weight)
 
-	data := make([]byte, 0, weight+bytes.MinRead)
-	buf := bytes.NewBuffer(data)
+	buf := bytes.NewBuffer(make([]byte, 0, weight+bytes.MinRead))
 	if _, err := buf.ReadFrom(io.LimitReader(body, manifest.MaxNoteSize+1)); err != nil {
 		return nil, err
 	}
-	data = buf.Bytes()
+	data := buf.Bytes()
 	if len(data) > manifest.MaxNoteSize {
-		sum := sha256.New()
-		sum.Write(data)
-		n, err := io.Copy(sum, body)
-		if err != nil {
-			return nil, err
-		}
-		s.kind, s.err = Damaged, fmt.Errorf("%d bytes, more than any manifest", int64(len(data))+n)
-		sum.Sum(s.stored[:0])
-		return s, nil
+		return s, s.sumOversize(buf)
 	}
 	var err error
 	s.m, s.hash, s.signers, err = rd.judge(data, seq, want)
@@ -157,6 +148,21 @@ func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.In
 		s.stored = sha256.Sum256(data)
 	}
 	return s, nil
+}
+
+// sumOversize condemns what is longer than any manifest by its first
+// MaxNoteSize+1 bytes, of which it keeps none. Junk of any length costs a reader
+// no more than that, and is named by that hash where it is skipped.
+func (s *slot) sumOversize(body io.Reader) error {
+	sum := sha256.New()
+	n, err := io.Copy(sum, io.LimitReader(body, manifest.MaxNoteSize+1))
+	if err != nil {
+		return err
+	}
+	sum.Sum(s.stored[:0])
+	s.oversize = n > manifest.MaxNoteSize
+	s.kind, s.err = Damaged, fmt.Errorf("it is longer than any manifest: more than %d bytes", manifest.MaxNoteSize)
+	return nil
 }
 
 // judge decides whether data is the manifest of this place, and by whose
@@ -174,6 +180,11 @@ func (rd *reader) judge(data []byte, seq manifest.Sequence, want claim) (*manife
 	}
 	m, signers, err := manifest.OpenSigned(data, rd.r.opts.Trust)
 	if err != nil {
+		var newer *manifest.FormatError
+		if errors.As(err, &newer) && (newer.Chain != rd.chain || newer.Sequence != seq) {
+			err = fmt.Errorf("it is %s, in format %d", ref(newer.Chain, newer.Sequence), newer.Format)
+			return nil, manifest.Hash{}, nil, &fault{Misplaced, err}
+		}
 		return nil, manifest.Hash{}, nil, &fault{faultKind(err), err}
 	}
 	if m.Chain != rd.chain || m.Sequence != seq {

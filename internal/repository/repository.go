@@ -31,6 +31,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
 	"lifeboat/storage"
@@ -102,6 +104,8 @@ type Repository struct {
 	opts    Options
 	cluster string
 
+	unparsed *semaphore.Weighted // bytes of manifests that are being read, of all chains
+
 	mu   sync.Mutex
 	seen map[manifest.Chain]manifest.Head // the highest known
 }
@@ -123,7 +127,10 @@ func Open(store storage.Store, opts Options) (*Repository, error) {
 	if opts.Rand == nil {
 		opts.Rand = rand.Reader
 	}
-	r := &Repository{store: store, opts: opts, cluster: opts.Trust.Cluster, seen: maps.Clone(opts.Seen)}
+	r := &Repository{
+		store: store, opts: opts, cluster: opts.Trust.Cluster, seen: maps.Clone(opts.Seen),
+		unparsed: semaphore.NewWeighted(budget),
+	}
 	if r.seen == nil {
 		r.seen = map[manifest.Chain]manifest.Head{}
 	}
