@@ -151,7 +151,11 @@ func TestWithoutAGoodSourceABackupIsStillTaken(t *testing.T) {
 				asked++
 			}
 		}
-		m := mustEtcd(t, w.runner(t, store), configOf(live))
+		result, err := w.runner(t, store).Etcd(t.Context(), configOf(live), impatient)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := result.Manifest
 		if asked != 4 || m.Etcd.MemberID != bad {
 			t.Errorf("%d snapshots were asked for, taken from %s; want the bad one, %s, as the last resort", asked, m.Etcd.MemberID, bad)
 		}
@@ -163,6 +167,9 @@ func TestWithoutAGoodSourceABackupIsStillTaken(t *testing.T) {
 		w.noScratch(t)
 	})
 }
+
+// impatient limits wait less for members that are known to be dead.
+var impatient = etcd.Limits{Call: 2 * time.Second, NoProgress: limits.NoProgress, MaxStall: limits.MaxStall}
 
 // fillWith makes a database of at least so many bytes.
 func fillWith(t *testing.T, live *cluster.Cluster, bytes int) {
@@ -193,7 +200,11 @@ func TestAMemberThatDiesWhileItStreamsIsReplaced(t *testing.T) {
 			if !scratch {
 				r.Scratch = ""
 			}
-			m := mustEtcd(t, r, configOf(live))
+			result, err := r.Etcd(t.Context(), configOf(live), impatient)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := result.Manifest
 			if !killed || m.Etcd.MemberID == members[0] || len(m.Etcd.Dissenting) != 0 {
 				t.Errorf("killed: %v; taken from %s, dissenting %v", killed, m.Etcd.MemberID, m.Etcd.Dissenting)
 			}

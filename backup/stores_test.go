@@ -144,7 +144,7 @@ func TestAHangingStoreIsLeftBehind(t *testing.T) {
 					t.Cleanup(func() { close(bad.deaf) })
 				}
 				r := w.runner(t, bad, good) // the hanging one first
-				r.StoreStall = 500 * time.Millisecond
+				r.StoreStall = 300 * time.Millisecond
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
 				result, err := r.Etcd(ctx, config, limits)
