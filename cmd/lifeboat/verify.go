@@ -88,8 +88,9 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 		if err == nil {
 			err = a.verifyStore(ctx, o.repository, ids, &result)
 		}
-		if err == nil && deep {
-			err = a.verifyDeep(ctx, o.repository, prover, ids, options, &result)
+		// One damaged object is no reason to leave all others unopened.
+		if deep && (err == nil || errors.Is(err, repository.ErrVerification)) {
+			err = errors.Join(err, a.verifyDeep(ctx, o.repository, prover, ids, options, &result))
 		}
 		if err != nil {
 			errs = append(errs, err)
