@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"time"
 
@@ -97,7 +98,7 @@ func (a *app) backup(ctx context.Context, only string) error {
 		}
 	}
 	if only != "etcd" && ctx.Err() == nil {
-		uses := encryptionUses(ctx, results, s.stores)
+		uses := encryptionUses(ctx, c.Etcd, results, s.stores)
 		note(runner.Files(ctx, host.Options{
 			Root: c.Host.Root, ExtraPaths: c.Host.ExtraPaths, Node: c.Node, Now: a.now, Events: runner.Events,
 		}, uses))
@@ -112,34 +113,38 @@ func etcdConfig(e config.Etcd) etcd.Config {
 	return etcd.Config{Name: e.Name, Endpoints: e.Endpoints, CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile}
 }
 
-// encryptionUses are the encryption keys that etcd holds values of, by the
-// fulls just taken or else by each chain's newest.
-func encryptionUses(ctx context.Context, results []*backup.Result, list []opened) []manifest.KeyUse {
-	var uses []manifest.KeyUse
+// encryptionUses are the encryption keys that etcd holds values of: of every
+// configured cluster by the full just taken or else by the newest in a store.
+func encryptionUses(ctx context.Context, clusters []config.Etcd, results []*backup.Result, stores []opened) []manifest.KeyUse {
+	fulls := map[manifest.Chain]*manifest.Manifest{}
 	for _, r := range results {
 		if r.Manifest != nil && r.Manifest.Etcd != nil {
-			uses = append(uses, r.Manifest.Etcd.Encryption...)
+			fulls[r.Manifest.Chain] = r.Manifest
 		}
 	}
-	if len(results) > 0 {
-		return uses
-	}
-	for _, o := range list {
-		if o.err != nil {
-			continue
-		}
-		backups, _, err := o.repository.Backups(ctx)
-		if err != nil {
-			continue
-		}
-		seen := map[manifest.Chain]bool{}
-		for _, b := range backups {
-			if b.Etcd != nil && !seen[b.Chain] {
-				seen[b.Chain] = true
-				uses = append(uses, b.Etcd.Encryption...)
+	if len(fulls) < len(clusters) {
+		taken := maps.Clone(fulls)
+		for _, o := range stores {
+			if o.err != nil {
+				continue
+			}
+			backups, _, err := o.repository.Backups(ctx)
+			if err != nil {
+				continue
+			}
+			for _, b := range backups {
+				old := fulls[b.Chain]
+				if b.Etcd != nil && taken[b.Chain] == nil && (old == nil || b.Created.After(old.Created)) {
+					fulls[b.Chain] = b.Manifest
+				}
 			}
 		}
-		break
+	}
+	var uses []manifest.KeyUse
+	for _, e := range clusters {
+		if m := fulls[manifest.Chain("etcd/"+e.Name)]; m != nil {
+			uses = append(uses, m.Etcd.Encryption...)
+		}
 	}
 	return uses
 }
@@ -211,6 +216,8 @@ func (a *app) printBackup(list []opened, results []*backup.Result) error {
 		s := storeJSON{URL: o.url, OK: failures[o.url] == nil && len(results) > 0}
 		if err := failures[o.url]; err != nil {
 			s.Error = err.Error()
+		} else if !s.OK {
+			s.Error = "not tried: there was nothing to commit"
 		}
 		out.Stores = append(out.Stores, s)
 	}

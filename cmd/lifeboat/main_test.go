@@ -127,6 +127,10 @@ func TestWarningsGoToStandardErrorAndBarsOnlyToTerminals(t *testing.T) {
 	if out.Len() > 0 {
 		t.Errorf("on standard output: %q", out.String())
 	}
+	shown := a.shown
+	if a.listener(); a.shown != shown {
+		t.Error("a second set of bars")
+	}
 	a.quiet = true
 	if a.listener() != nil {
 		t.Error("quiet is not silent")

@@ -19,11 +19,13 @@ func (a *app) listener() events.Listener {
 	if a.quiet {
 		return nil
 	}
-	show := &progress{log: slog.New(slog.NewTextHandler(a.err, nil))}
-	if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		show.terminal = f
+	if a.shown == nil { // one for all: two sets of bars would draw over each other
+		a.shown = &progress{log: slog.New(slog.NewTextHandler(a.err, nil))}
+		if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			a.shown.terminal = f
+		}
 	}
-	return show.event
+	return a.shown.event
 }
 
 // progress draws one bar at a time: stages that overlap (a snapshot and its
@@ -35,6 +37,8 @@ type progress struct {
 	mu    sync.Mutex
 	bar   *progressbar.ProgressBar
 	stage string
+
+	failed map[string]bool // stores with their errors that were told
 }
 
 func (p *progress) event(e events.Event) {
@@ -47,7 +51,7 @@ func (p *progress) event(e events.Event) {
 			p.stage = e.Stage
 			p.bar = progressbar.NewOptions64(e.Total,
 				progressbar.OptionSetWriter(p.terminal), progressbar.OptionSetDescription(e.Stage+" "+e.Chain),
-				progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+				progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 		}
 	case events.StageProgress:
 		if p.bar != nil && e.Stage == p.stage {
@@ -61,6 +65,14 @@ func (p *progress) event(e events.Event) {
 		p.clear()
 		p.log.Warn(e.Message, "subject", e.Subject, "chain", e.Chain)
 	case events.StoreFailed:
+		key := e.Store + " " + e.Err.Error()
+		if p.failed[key] { // one that can't be opened fails for every backup
+			return
+		}
+		if p.failed == nil {
+			p.failed = map[string]bool{}
+		}
+		p.failed[key] = true
 		p.clear()
 		p.log.Warn("a store did not take the backup", "store", e.Store, "chain", e.Chain, "error", e.Err)
 	}

@@ -16,6 +16,8 @@ type app struct {
 	now  func() time.Time
 	rand io.Reader
 
+	shown *progress // by listener
+
 	configPath string
 	storeURL   string // read this store only
 	cluster    string // with storeURL: read without a configuration
