@@ -278,13 +278,24 @@ func (p *EtcdPlan) advise(opts EtcdOptions, head *manifest.Manifest) {
 	} else if voters(m) > 1 {
 		p.note("The backed-up cluster had %d members, this one begins with one: add the others to it as new members, with empty data directories.", voters(m))
 	}
-	target := opts.TargetVersion
+	p.note("Start it with %s; --initial-cluster and its like no longer matter then.", startWith(opts.TargetVersion, m))
+	p.note("A write-ahead log in a folder of its own (--wal-dir) is not looked at: point etcd to %s/member/wal, or move that.", opts.DataDir)
+	p.note("Take a full backup at once: this begins a new history.")
+}
+
+// startWith says which etcd the data is for. Of an imported snapshot it is
+// known only as far as the file tells.
+func startWith(target string, m *manifest.Manifest) string {
 	if target == "" {
 		target = m.Etcd.Version
 	}
-	p.note("Start it with etcd %s or newer of the same minor version; --initial-cluster and its like no longer matter then.", target)
-	p.note("A write-ahead log in a folder of its own (--wal-dir) is not looked at: point etcd to %s/member/wal, or move that.", opts.DataDir)
-	p.note("Take a full backup at once: this begins a new history.")
+	if target != "" {
+		return "etcd " + target + " or newer of the same minor version"
+	}
+	if oldest, ok, err := oldestTarget(m.Etcd.StorageVersion, m.Etcd.ClusterVersion, ""); err == nil && ok {
+		return fmt.Sprintf("an etcd %s, or the version that the snapshot was made by", oldest)
+	}
+	return "the etcd version that the snapshot was made by"
 }
 
 // voters counts the members of the backed-up cluster that were no learners.
@@ -297,9 +308,9 @@ func voters(m *manifest.Manifest) (n int) {
 	return n
 }
 
-// size writes bytes for people.
+// size writes bytes for people, in the binary units of all tables.
 func size(n int64) string {
-	const unit = 1000
+	const unit = 1024
 	if n < unit {
 		return fmt.Sprintf("%d B", n)
 	}
@@ -307,5 +318,5 @@ func size(n int64) string {
 	for ; f >= unit && i < 4; i++ {
 		f /= unit
 	}
-	return fmt.Sprintf("%.1f %cB", f, "kMGTP"[i])
+	return fmt.Sprintf("%.1f %ciB", f, "KMGTP"[i])
 }

@@ -427,3 +427,28 @@ func TestAnExportNeedsNoHardLinks(t *testing.T) {
 		}
 	}
 }
+
+func TestSizesAreInBinaryUnits(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 19: "1.5 MiB", 2 << 30: "2.0 GiB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestThePlanSaysWhichEtcdToStart(t *testing.T) {
+	for _, test := range []struct {
+		target string
+		known  manifest.Etcd
+		want   string
+	}{
+		{"3.6.9", manifest.Etcd{Version: "3.6.5"}, "etcd 3.6.9 or newer of the same minor version"},
+		{"", manifest.Etcd{Version: "3.6.5", StorageVersion: "3.6.0"}, "etcd 3.6.5 or newer of the same minor version"},
+		{"", manifest.Etcd{StorageVersion: "3.6.0"}, "an etcd 3.6, or the version that the snapshot was made by"},
+		{"", manifest.Etcd{}, "the etcd version that the snapshot was made by"},
+	} {
+		if got := startWith(test.target, &manifest.Manifest{Etcd: &test.known}); got != test.want {
+			t.Errorf("%+v: got %q, want %q", test.known, got, test.want)
+		}
+	}
+}
