@@ -73,17 +73,6 @@ func Run(ctx context.Context, opts Options) []Finding {
 	return d.findings
 }
 
-// Worst is the worst level among the findings.
-func Worst(findings []Finding) Level {
-	worst := OK
-	for _, f := range findings {
-		if f.Level == Problem || worst == OK {
-			worst = f.Level
-		}
-	}
-	return worst
-}
-
 func (d *doctor) add(f Finding) {
 	f.Message, f.Remedy = manifest.Line(f.Message), manifest.Line(f.Remedy)
 	d.findings = append(d.findings, f)
