@@ -3,133 +3,181 @@ package kit
 import (
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"filippo.io/age"
 
-	"lifeboat/backup/host"
 	"lifeboat/internal/config"
-	"lifeboat/internal/kubefixture"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/seal"
 )
 
 func options(t *testing.T) Options {
 	t.Helper()
-	dir := t.TempDir()
 	return Options{
-		Cluster: "prod", Node: "cp1", Stores: []string{"file:///backups"}, Out: filepath.Join(dir, "keys"),
-		HostRoot: filepath.Join(dir, "root"), Now: time.Now(), Rand: rand.Reader,
+		Cluster: "prod", Node: "cp1", Stores: []string{"file:///backup"}, Out: filepath.Join(t.TempDir(), "keys"), HostRoot: t.TempDir(),
+		Endpoints: []string{"http://127.0.0.1:2379"}, StateDir: "/state", Now: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), Rand: rand.Reader,
 	}
 }
 
-func TestWhatIsMadeFitsTogether(t *testing.T) {
-	for name, postQuantum := range map[string]bool{"classic": false, "post-quantum": true} {
-		t.Run(name, func(t *testing.T) {
-			opts := options(t)
-			opts.PostQuantum = postQuantum
-			k, err := Create(opts)
+// entries are the names in a folder; none if it is not there.
+func entries(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func TestAKitIsWholeAndItsSecretsAreTheOwners(t *testing.T) {
+	for _, postQuantum := range []bool{false, true} {
+		opts := options(t)
+		opts.PostQuantum = postQuantum
+		k, err := Create(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]fs.FileMode{IdentityFile: 0o600, SignerFile: 0o600, TrustFile: 0o644, ConfigFile: 0o644, "": 0o700} {
+			info, err := os.Stat(filepath.Join(opts.Out, name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			text, err := os.ReadFile(k.TrustPath)
-			if err != nil {
-				t.Fatal(err)
+			if got := info.Mode().Perm(); got != want {
+				t.Errorf("%q has mode %v, want %v", name, got, want)
 			}
-			trust, err := manifest.ParseTrust(text)
-			if err != nil || trust.Cluster != k.Cluster {
-				t.Fatalf("%v %v", trust, err)
-			}
-			if text, err = os.ReadFile(k.SignerPath); err != nil {
-				t.Fatal(err)
-			}
-			signer, err := manifest.ParseSigner(text)
-			if err != nil || signer.VerifierText() != trust.Verifiers[0].Key {
-				t.Errorf("the trust is not in the signer: %v", err)
-			}
-			f, err := os.Open(k.IdentityPath)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if ids, err := seal.ParseIdentities(f, nil); err != nil || len(ids) != 1 {
-				t.Errorf("%d identities, %v", len(ids), err)
-			}
-			if k.Config.Recipients[0] != k.Recipient || k.Config.Signing.KeyFile != k.SignerPath {
-				t.Errorf("the configuration names other keys: %+v", k.Config)
-			}
-		})
+		}
+		if names := entries(t, opts.Out); len(names) != 4 {
+			t.Errorf("files %q", names)
+		}
+		c, err := config.Load(k.ConfigPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Cluster != "prod" || c.Node != "cp1" || !slices.Equal(c.Recipients, []string{k.Recipient}) || c.Etcd[0].Endpoints[0] != opts.Endpoints[0] {
+			t.Errorf("configuration %+v", c)
+		}
+		f, err := os.Open(k.IdentityPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		ids, err := seal.ParseIdentities(f, nil)
+		if err != nil || len(ids) != 1 {
+			t.Fatalf("identities %v, %v", ids, err)
+		}
+		var recipient string
+		switch id := ids[0].(type) {
+		case *age.X25519Identity:
+			recipient = id.Recipient().String()
+		case *age.HybridIdentity:
+			recipient = id.Recipient().String()
+		}
+		if recipient != k.Recipient || strings.HasPrefix(recipient, "age1pq") != postQuantum {
+			t.Errorf("the recovery key's public half is %s, the kit says %s", recipient, k.Recipient)
+		}
+		text, err := os.ReadFile(k.SignerPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signer, err := manifest.ParseSigner(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err = os.ReadFile(k.TrustPath); err != nil {
+			t.Fatal(err)
+		}
+		trust, err := manifest.ParseTrust(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if trust.Cluster != k.Cluster || len(trust.Verifiers) != 1 || trust.Verifiers[0].Key != signer.VerifierText() {
+			t.Errorf("trust %s in cluster %s, key %s", trust, k.Cluster, signer.VerifierText())
+		}
 	}
 }
 
-func TestNothingIsMadeWhenSomethingIsWrong(t *testing.T) {
-	for name, change := range map[string]func(*Options){
-		"a bad cluster name":   func(o *Options) { o.Cluster = "Prod EU" },
-		"a bad node name":      func(o *Options) { o.Node = "a/b" },
-		"a bad store":          func(o *Options) { o.Stores = []string{"ftp://x"} },
-		"the same store twice": func(o *Options) { o.Stores = append(o.Stores, o.Stores[0]) },
-		"a bad recipient":      func(o *Options) { o.Recipients = []string{"age1x"} },
-		"half a certificate":   func(o *Options) { o.Endpoints, o.CertFile = []string{"https://127.0.0.1:1"}, "x" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			opts := options(t)
-			change(&opts)
-			if _, err := Create(opts); !errors.Is(err, ErrInvalid) {
-				t.Errorf("got %v, want ErrInvalid", err)
-			}
-			if entries, _ := os.ReadDir(opts.Out); len(entries) > 0 {
-				t.Errorf("left %v", entries)
-			}
-		})
+func TestNothingIsOverwritten(t *testing.T) {
+	for _, name := range []string{ConfigFile, IdentityFile, SignerFile, TrustFile} {
+		opts := options(t)
+		if err := os.Mkdir(opts.Out, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(opts.Out, name)
+		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Create(opts); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if text, _ := os.ReadFile(path); string(text) != "precious" {
+			t.Errorf("%s was overwritten: %q", name, text)
+		}
+		if names := entries(t, opts.Out); !slices.Equal(names, []string{name}) {
+			t.Errorf("%s: files %q", name, names)
+		}
 	}
 }
 
-func TestAFailureHalfWayLeavesNoFile(t *testing.T) {
+func TestFilesAreWrittenAllOrNone(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "second"), []byte("mine"), 0o600); err != nil {
+	late := filepath.Join(dir, "c") // appears after the look for earlier files
+	if err := os.WriteFile(late, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := write(dir, []file{{filepath.Join(dir, "first"), 0o600, "x"}, {filepath.Join(dir, "second"), 0o600, "y"}})
+	err := write(dir, []file{{filepath.Join(dir, "a"), 0o600, "a"}, {filepath.Join(dir, "b"), 0o600, "b"}, {late, 0o600, "new"}})
 	if !errors.Is(err, ErrExists) {
-		t.Errorf("got %v, want ErrExists", err)
+		t.Errorf("error %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "first")); err == nil {
-		t.Error("the first file is still there")
+	if names := entries(t, dir); !slices.Equal(names, []string{"c"}) {
+		t.Errorf("files %q", names)
 	}
-	if text, _ := os.ReadFile(filepath.Join(dir, "second")); string(text) != "mine" {
-		t.Errorf("the file in the way was changed: %q", text)
+	if text, _ := os.ReadFile(late); string(text) != "precious" {
+		t.Errorf("it was overwritten: %q", text)
 	}
 }
 
-func TestSeparateEtcdClustersAreFound(t *testing.T) {
-	opts := options(t)
-	if err := kubefixture.Build(opts.HostRoot, kubefixture.Options{Kind: kubefixture.ExternalEtcd, EtcdEndpoints: []string{"https://10.0.0.21:2379"}}); err != nil {
-		t.Fatal(err)
-	}
-	k, err := Create(opts)
+func TestBadOptionsAreRefusedBeforeAnythingIsWritten(t *testing.T) {
+	classic, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string][]string{}
-	for _, e := range k.Config.Etcd {
-		got[e.Name] = e.Endpoints
-		if e.CAFile == "" || e.KeyFile == "" {
-			t.Errorf("etcd %s without certificates: %+v", e.Name, e)
+	hybrid, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Options){
+		"a post-quantum recovery key beside an X25519 recipient": func(o *Options) {
+			o.PostQuantum, o.Recipients = true, []string{classic.Recipient().String()}
+		},
+		"an X25519 recovery key beside a post-quantum recipient": func(o *Options) { o.Recipients = []string{hybrid.Recipient().String()} },
+		"a recipient that is none":                               func(o *Options) { o.Recipients = []string{"age1nonsense"} },
+		"a private key for a recipient":                          func(o *Options) { o.Recipients = []string{classic.String()} },
+		"a cluster's name with a slash":                          func(o *Options) { o.Cluster = "a/b" },
+		"a node's name with a slash":                             func(o *Options) { o.Node = "a/b" },
+		"a store without a scheme":                               func(o *Options) { o.Stores = []string{"/backup"} },
+		"an endpoint that is no URL":                             func(o *Options) { o.Endpoints = []string{"10.0.0.1:2379"} },
+	} {
+		opts := options(t)
+		change(&opts)
+		_, err := Create(opts)
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v", name, err)
 		}
-	}
-	want := map[string][]string{"main": {"https://10.0.0.21:2379"}, "events": {"https://10.0.0.31:2379", "https://10.0.0.32:2379"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-func TestOddOverridesAreLeftOut(t *testing.T) {
-	got := overrides(&host.Discovery{EtcdServersOverrides: []string{"nonsense", "/main#https://a:1", "/apps/leases#https://b:1;https://c:1", "#x"}},
-		config.Etcd{Name: "main", Endpoints: []string{"https://m:1"}})
-	if len(got) != 1 || got[0].Name != "apps-leases" || len(got[0].Endpoints) != 2 {
-		t.Errorf("got %+v", got)
+		if err != nil && strings.Contains(err.Error(), classic.String()) {
+			t.Errorf("%s: the error holds a private key", name)
+		}
+		if names := entries(t, opts.Out); len(names) > 0 {
+			t.Errorf("%s: files %q", name, names)
+		}
 	}
 }
