@@ -51,6 +51,12 @@ func corrupt(t *testing.T, live *cluster.Cluster, member int, marker []byte, fli
 	live.Restart(member)
 }
 
+// level says that all members have applied the same, so that their order will
+// not change while nobody writes.
+func level(survey *etcd.Survey) bool {
+	return !slices.ContainsFunc(survey.Members, func(m etcd.MemberState) bool { return m.Applied != survey.Members[0].Applied })
+}
+
 // order lists the members as a backup would choose them, and their indexes in
 // the cluster.
 func order(t *testing.T, live *cluster.Cluster) (members []manifest.EtcdID, indexes []int) {
@@ -61,6 +67,11 @@ func order(t *testing.T, live *cluster.Cluster) (members []manifest.EtcdID, inde
 	}
 	defer c.Close()
 	survey, err := c.Survey(t.Context())
+	for deadline := time.Now().Add(15 * time.Second); err == nil && !level(survey); survey, err = c.Survey(t.Context()) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the members don't come level: %+v", survey.Members)
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
