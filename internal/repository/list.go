@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"lifeboat/internal/manifest"
 	"lifeboat/storage"
@@ -14,6 +15,7 @@ import (
 type listing struct {
 	chains map[manifest.Chain]*listedChain
 	other  []storage.Info // that belong to no chain
+	newest time.Time      // when the store took the newest of all, by its clock
 }
 
 // listedChain is what the store lists of one chain.
@@ -37,6 +39,9 @@ func (l *listing) chain(chain manifest.Chain) *listedChain {
 }
 
 func (l *listing) add(cluster string, info storage.Info) {
+	if info.Modified.After(l.newest) {
+		l.newest = info.Modified
+	}
 	p, ok := locate(trimCluster(cluster, info.Name))
 	switch {
 	case !ok:
@@ -69,6 +74,16 @@ func (r *Repository) list(ctx context.Context) (*listing, error) {
 		l.chain(seen.Chain) // a chain that was seen must not vanish unnoticed
 	}
 	return l, nil
+}
+
+// surely is how late it surely is, as two clocks say that need not know each
+// other: ours, and the store's when it took the newest object. Deletion waits
+// for both, so that a clock of ours that runs ahead deletes nothing early.
+func (l *listing) surely(now time.Time) time.Time {
+	if l.newest.Before(now) {
+		return l.newest
+	}
+	return now
 }
 
 func (l *listing) names() []manifest.Chain { return slices.Sorted(maps.Keys(l.chains)) }

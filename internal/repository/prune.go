@@ -89,17 +89,14 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	if err := v.mayRemove(remove); err != nil {
 		return nil, err
 	}
-	listed := &listing{}
-	for info, err := range r.store.List(ctx, r.stored(string(v.Chain)+"/data/")) {
-		if err != nil {
-			return nil, fmt.Errorf("list data objects: %w", err)
-		}
-		listed.add(r.cluster, info)
+	listed, err := r.list(ctx) // all of the cluster: what is newest tells the store's time
+	if err != nil {
+		return nil, err
 	}
-	data := listed.chain(v.Chain).data
+	data, now := listed.chain(v.Chain).data, listed.surely(r.now())
 	p := &prunePlan{chain: v.Chain}
-	p.chooseManifests(v, remove, r.now(), func(name string) bool { return present(data, r.stored(name)) })
-	p.chooseObjects(v, data, r.now(), func(name string) string { return trimCluster(r.cluster, name) })
+	p.chooseManifests(v, remove, now, func(name string) bool { return present(data, r.stored(name)) })
+	p.chooseObjects(v, data, now, func(name string) string { return trimCluster(r.cluster, name) })
 	next, _ := v.st.next()
 	p.base = next
 	if len(p.index) > 0 {

@@ -10,8 +10,16 @@ import (
 	"lifeboat/internal/manifest"
 )
 
+// tick stores something in the cluster's folder, as other chains' backups do
+// all the time: deletion believes no later time than the store has shown.
+func (w *world) tick() {
+	w.t.Helper()
+	set(w.t, w.store, testCluster+"/elsewhere", []byte("x"))
+}
+
 func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID) *Pruned {
 	w.t.Helper()
+	w.tick()
 	p, err := r.Prune(w.t.Context(), chain, remove, PruneOptions{})
 	if err != nil {
 		w.t.Fatal(err)
@@ -22,6 +30,7 @@ func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID
 
 func (w *world) sweep(r *Repository) *Swept {
 	w.t.Helper()
+	w.tick()
 	s, err := r.Sweep(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)

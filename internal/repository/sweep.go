@@ -23,7 +23,8 @@ type Swept struct {
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
 // nothing that a manifest which counts names, nothing in a chain with
-// failures, and no manifest whose text is not the one that was named.
+// failures, and no manifest whose text is not the one that was named. Time
+// passes for it as objects arrive in the store: our own clock may only delay it.
 func (r *Repository) Sweep(ctx context.Context) (*Swept, error) {
 	l, err := r.list(ctx)
 	if err != nil {
@@ -39,14 +40,14 @@ func (r *Repository) Sweep(ctx context.Context) (*Swept, error) {
 			swept.Problems = append(swept.Problems, failures...)
 			continue
 		}
-		if err := r.sweepChain(ctx, v, l.chains[chain], swept); err != nil {
+		if err := r.sweepChain(ctx, v, l.chains[chain], l.surely(r.now()), swept); err != nil {
 			return swept, fmt.Errorf("sweep %s in %s: %w", chain, r.opts.Name, err)
 		}
 	}
 	return swept, nil
 }
 
-func (r *Repository) sweepChain(ctx context.Context, v *View, listed *listedChain, swept *Swept) error {
+func (r *Repository) sweepChain(ctx context.Context, v *View, listed *listedChain, now time.Time, swept *Swept) error {
 	named := map[string]bool{}
 	for _, m := range v.Manifests {
 		for _, o := range m.Objects {
@@ -63,7 +64,7 @@ func (r *Repository) sweepChain(ctx context.Context, v *View, listed *listedChai
 		if m.Prune == nil {
 			continue
 		}
-		age := m.age(r.now())
+		age := m.age(now)
 		for _, name := range m.Prune.Objects {
 			size, there := sizes[name]
 			switch {
