@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"lifeboat/internal/s3test"
 	"lifeboat/storage"
 )
@@ -249,16 +251,23 @@ func TestAnAbortThatFailsIsSaid(t *testing.T) {
 
 func TestASlowSourceIsNoStall(t *testing.T) {
 	s, _, _ := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = 400 * time.Millisecond })
-	for _, size := range []int{100, minPart, minPart + 100} {
-		slow := func(p []byte) (int, error) { // holds back its end
-			time.Sleep(900 * time.Millisecond)
-			return 0, io.EOF
-		}
-		content := randomBytes(size)
-		if err := s.Put(t.Context(), "slow", io.MultiReader(bytes.NewReader(content), funcReader(slow)), storage.PutOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		mustHold(t, s, "slow", content)
+	slow := funcReader(func([]byte) (int, error) { // holds back its end
+		time.Sleep(900 * time.Millisecond)
+		return 0, io.EOF
+	})
+	sizes := []int{100, minPart, minPart + 100}
+	name := func(size int) string { return fmt.Sprintf("slow-%d", size) }
+	var group errgroup.Group
+	for _, size := range sizes {
+		group.Go(func() error {
+			return s.Put(t.Context(), name(size), io.MultiReader(bytes.NewReader(randomBytes(size)), slow), storage.PutOptions{})
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range sizes {
+		mustHold(t, s, name(size), randomBytes(size))
 	}
 	// Nor is a slow taker.
 	content := randomBytes(3 << 20)
@@ -290,16 +299,18 @@ func TestAStalledServerIsReportedWithinTheLimit(t *testing.T) {
 	defer r.Close()
 
 	server.Stall()
+	var checks sync.WaitGroup
 	check := func(what string, f func() error) {
-		t.Helper()
-		start := time.Now()
-		err := f()
-		if !errors.Is(err, storage.ErrStalled) {
-			t.Errorf("%s: %v, want a stall", what, err)
-		}
-		if d := time.Since(start); d < limit/2 || d > limit+1500*time.Millisecond {
-			t.Errorf("%s: reported after %v, limit %v", what, d, limit)
-		}
+		checks.Go(func() {
+			start := time.Now()
+			err := f()
+			if !errors.Is(err, storage.ErrStalled) {
+				t.Errorf("%s: %v, want a stall", what, err)
+			}
+			if d := time.Since(start); d < limit/2 || d > limit+1500*time.Millisecond {
+				t.Errorf("%s: reported after %v, limit %v", what, d, limit)
+			}
+		})
 	}
 	check("put of a small object", func() error { return s.Put(t.Context(), "x", strings.NewReader("x"), storage.PutOptions{}) })
 	check("open", func() error { _, _, err := get(s, "there", storage.Range{}); return err })
@@ -310,6 +321,7 @@ func TestAStalledServerIsReportedWithinTheLimit(t *testing.T) {
 		}
 		return nil
 	})
+	checks.Wait()
 	server.Resume()
 
 	// In the middle of a large upload. The server comes back in time for the
