@@ -85,6 +85,16 @@ func BenchmarkList(b *testing.B) {
 	}
 }
 
+// BenchmarkNames lists the names alone.
+func BenchmarkNames(b *testing.B) {
+	w := thousands(b, false)
+	for b.Loop() {
+		if l, err := w.open().list(b.Context()); err != nil || len(l.chains) != 4 {
+			b.Fatal(l, err)
+		}
+	}
+}
+
 // BenchmarkResolve opens a chain of 4,000 fulls and finds the latest.
 func BenchmarkResolve(b *testing.B) {
 	w := thousands(b, false)

@@ -148,7 +148,7 @@ func (ld *loader) tail(ctx context.Context, d depth) error {
 		if !d.signatures && (ld.st.anchor != nil || d.newest && ld.st.head != 0) {
 			return nil
 		}
-		batch = min(4*batch, 4096)
+		batch = min(4*batch, 256)
 	}
 	ld.horizon = 0
 	ld.walk()

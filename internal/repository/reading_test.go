@@ -205,3 +205,27 @@ func TestTheGenuineVersionOfAnObjectIsTriedFirst(t *testing.T) {
 		t.Errorf("%d versions opened: %q, %v", opened, got, err)
 	}
 }
+
+func TestTheIndexIsCutOutOfAVouchedTextAndNothingElse(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	w.fulls(r, 2)
+	c := w.full(r, func(m *manifest.Manifest) {
+		m.Recipients = []string{`a,"index":[1]`, "b]"}
+		m.Degraded = []string{`,"index":[`}
+	})
+	with, err := c.Manifest.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := bytes.Clone(with)
+	m := *c.Manifest
+	m.Index = nil
+	without, err := m.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Manifest.Index) != 2 || !bytes.Equal(withoutIndex(with), without) || !bytes.Equal(withoutIndex(without), without) || !bytes.Equal(with, before) {
+		t.Errorf("got %s", withoutIndex(with))
+	}
+}
