@@ -168,6 +168,7 @@ func TestAProcessStoppedAcrossAPruneGivesUp(t *testing.T) {
 			continue
 		}
 		id := manifest.ID(filepath.Base(filepath.Dir(object)))
+		s.modified(object, -5*time.Hour) // by the store's clock, too, it is garbage
 		repo := s.repository(5 * time.Hour)
 		pruned, err := repo.Prune(t.Context(), "etcd/main", nil, repository.PruneOptions{})
 		if err != nil {
@@ -192,7 +193,15 @@ func TestAProcessStoppedAcrossAPruneGivesUp(t *testing.T) {
 		}
 		s.clean()
 		s.sound()
-		swept, err := s.repository(5*time.Hour + repository.ObjectGrace + time.Hour).Sweep(t.Context())
+		// A sweep goes by the later of two clocks' agreement: the store's is as
+		// late as its newest object.
+		late := 5*time.Hour + repository.ObjectGrace + time.Hour
+		readme, err := filepath.Glob(filepath.Join(s.dir, "store", "*", "README.txt"))
+		if err != nil || len(readme) != 1 {
+			t.Fatalf("README.txt: %v, %v", readme, err)
+		}
+		s.modified(readme[0], late)
+		swept, err := s.repository(late).Sweep(t.Context())
 		if err != nil || swept.Objects == 0 {
 			t.Errorf("swept %+v, %v", swept, err)
 		}
@@ -206,6 +215,15 @@ func TestAProcessStoppedAcrossAPruneGivesUp(t *testing.T) {
 		}
 		s.sound()
 		return
+	}
+}
+
+// modified sets when the store took an object, from now.
+func (s *site) modified(path string, from time.Duration) {
+	s.t.Helper()
+	at := time.Now().Add(from)
+	if err := os.Chtimes(path, at, at); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
