@@ -17,7 +17,9 @@ import (
 	"lifeboat/internal/config"
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/witness"
 )
 
 // storeStall is how long a store may take no bytes while others wait for it.
@@ -181,6 +183,9 @@ func (a *app) runner(ctx context.Context) (*backup.Runner, *session, error) {
 	for i := range s.stores {
 		o := &s.stores[i]
 		if o.err == nil {
+			o.err = vanished(ctx, o.repository, s.memory)
+		}
+		if o.err == nil {
 			o.err = o.repository.Init(ctx)
 		}
 		if o.err != nil {
@@ -191,6 +196,21 @@ func (a *app) runner(ctx context.Context) (*backup.Runner, *session, error) {
 		})
 	}
 	return runner, s, nil
+}
+
+// vanished refuses a store that held backups of the cluster when this machine
+// saw it last and holds nothing now: a disk that is not mounted must not be
+// written under its mount point, as if all were well.
+func vanished(ctx context.Context, repo *repository.Repository, memory *witness.Memory) error {
+	if len(memory.Of(repo.Name())) == 0 {
+		return nil
+	}
+	p, err := repo.Present(ctx)
+	if err != nil || p.Found {
+		return err
+	}
+	return fmt.Errorf("backups of %s were seen in this store, and nothing of them is there now: is it mounted? If it was emptied on purpose, remove its lines from %s",
+		repo.Cluster(), memory.Path())
 }
 
 func (a *app) printBackup(list []opened, results []*backup.Result) error {

@@ -155,16 +155,26 @@ func (a *app) backups(ctx context.Context) (repo *repository.Repository, backups
 		if backups, problems, err = r.Backups(ctx); err != nil {
 			return fmt.Errorf("list %s: %w", r.Name(), err)
 		}
+		if len(backups) == 0 && s.memory == nil { // nothing tells an empty store from a wrong one
+			if err := r.Require(ctx); err != nil {
+				return errAbsent{err}
+			}
+		}
 		if len(backups) == 0 && len(problems) == 0 {
 			return fmt.Errorf("list %s: %w", r.Name(), repository.ErrNothing)
 		}
 		return nil
 	})
-	if errors.Is(err, repository.ErrNothing) {
+	if errors.Is(err, repository.ErrNothing) && !errors.As(err, new(errAbsent)) {
 		err = nil
 	}
 	return repo, backups, problems, err
 }
+
+// errAbsent: the cluster has nothing in the store, not even a folder.
+type errAbsent struct{ error }
+
+func (e errAbsent) Unwrap() error { return e.error }
 
 func (a *app) warn(format string, args ...any) {
 	if !a.quiet {

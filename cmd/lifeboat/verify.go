@@ -85,6 +85,9 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 	for _, o := range s.stores {
 		result := verifyJSON{Store: o.url, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
 		err := o.err
+		if err == nil && s.memory == nil { // nothing tells an empty store from a wrong one
+			err = o.repository.Require(ctx)
+		}
 		if err == nil {
 			err = a.verifyStore(ctx, o.repository, ids, &result)
 		}

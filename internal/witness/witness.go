@@ -82,6 +82,9 @@ func (m *Memory) note(k key, head manifest.Head) {
 	}
 }
 
+// Path is the memory's file, for messages.
+func (m *Memory) Path() string { return m.path }
+
 // Heads lists the cluster's heads, ordered by store and chain.
 func (m *Memory) Heads() []manifest.Head {
 	m.mu.Lock()
