@@ -54,7 +54,7 @@ func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions
 		return nil, fmt.Errorf("%w: no file to export to", datadir.ErrInvalid)
 	}
 	if _, err := os.Lstat(opts.Out); err == nil && !opts.Force {
-		return nil, fmt.Errorf("%w: %s: %w", ErrRefused, opts.Out, fs.ErrExist)
+		return nil, fmt.Errorf("%w: %s: %w; --force replaces it", ErrRefused, opts.Out, fs.ErrExist)
 	}
 	m, _, err := resolveFull(ctx, repo, opts.Chain, opts.Point)
 	if err != nil {

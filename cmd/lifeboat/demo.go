@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,9 +44,39 @@ end and when interrupted. --keep leaves it, with the commands to go on by hand.`
 
 func (a *app) demo(ctx context.Context, opts demo.Options) error {
 	opts.Out, opts.Version, opts.Now, opts.Rand, opts.Events = a.out, version(), a.now, a.rand, a.listener()
+	opts.Program = program()
 	err := demo.Run(ctx, opts)
 	if errors.Is(err, demo.ErrNotEmpty) {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return err
+}
+
+// program is how a shell on this machine calls this binary: by its bare name
+// only if that leads to it.
+func program() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "lifeboat"
+	}
+	if found, err := exec.LookPath("lifeboat"); err == nil && sameFile(found, self) {
+		return "lifeboat"
+	}
+	// The way it was called is shorter, where it is a path at all.
+	if name := os.Args[0]; strings.ContainsRune(name, filepath.Separator) && sameFile(name, self) {
+		self = name
+	}
+	if strings.ContainsAny(self, " \t'\"$&;()*?[]<>|\\`") {
+		return "'" + strings.ReplaceAll(self, "'", `'\''`) + "'"
+	}
+	return self
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }

@@ -11,6 +11,7 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/kit"
+	"lifeboat/restore"
 )
 
 func newInit(a *app) *cobra.Command {
@@ -99,7 +100,7 @@ func (a *app) init(opts kit.Options) error {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	if errors.Is(err, kit.ErrExists) {
-		return fmt.Errorf("%w; name another folder with --out, or move it away if you are sure that no backup needs it", err)
+		return fmt.Errorf("%w: %w; name another folder with --out, or move it away if you are sure that no backup needs it", restore.ErrRefused, err)
 	}
 	if err != nil {
 		return err
@@ -114,16 +115,17 @@ func (a *app) init(opts kit.Options) error {
 		}
 		return a.printJSON(out)
 	}
-	return a.printKit(k, opts.PostQuantum)
+	return a.printKit(k, opts.PostQuantum, len(opts.Endpoints) > 0)
 }
 
-func (a *app) printKit(k *kit.Kit, postQuantum bool) error {
+// printKit says what was made; named is whether etcd was named by a flag.
+func (a *app) printKit(k *kit.Kit, postQuantum, named bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Cluster %s is ready to be backed up.\n\n", k.Cluster)
 	fmt.Fprintf(&b, "  %s\n  %s\n  %s\n  %s\n\n", k.ConfigPath, k.IdentityPath, k.SignerPath, k.TrustPath)
 	for _, e := range k.Config.Etcd {
 		how := ""
-		if k.Kind != "" {
+		if k.Kind != "" && !named {
 			how = ", found on this " + k.Kind + " node"
 		}
 		fmt.Fprintf(&b, "etcd %s: %s%s\n", e.Name, strings.Join(e.Endpoints, ", "), how)

@@ -19,7 +19,8 @@ func newList(a *app) *cobra.Command {
 		Short:   "List what can be restored",
 		Long: `Lists full backups of etcd and backups of host files, newest first. A backup is
 proved when its HashKV was compared with live members, or by a later deep
-verification, and nothing about it is degraded.`,
+verification, and nothing about it is degraded. Host files have nothing to be
+compared with: they count as proved unless they are degraded.`,
 		Example: `  lifeboat list
   lifeboat list --store s3://bucket/prefix --cluster prod-eu1 --trust trust -o json`,
 		Args: noArgs,
@@ -82,18 +83,23 @@ func (a *app) printList(list []listJSON) error {
 	}
 	rows := [][]string{{"ID", "CHAIN", "AGE", "REVISION", "SIZE", "STORED", "PROVED", "REMARK"}}
 	for _, b := range list {
-		revision, proved := "", ""
+		revision := ""
 		if b.Kind == manifest.KindFull {
-			revision, proved = fmt.Sprint(b.Revision), yesNo(b.Proved)
+			revision = fmt.Sprint(b.Revision)
 		}
 		var remarks []string
 		if b.Imported != "" {
-			remarks = append(remarks, "imported from "+b.Imported)
+			remarks = append(remarks, "imported from "+b.Imported+";")
 		}
-		remarks = append(remarks, b.Degraded...)
+		if len(b.Degraded) > 0 {
+			remarks = append(remarks, b.Degraded[0])
+		}
+		if more := len(b.Degraded) - 1; more > 0 {
+			remarks = append(remarks, fmt.Sprintf("(+%d more)", more))
+		}
 		rows = append(rows, []string{
 			string(b.ID), string(b.Chain), humanAge(a.now().Sub(b.Created)), revision,
-			humanBytes(b.PlainBytes), humanBytes(b.StoredBytes), proved, strings.Join(remarks, "; "),
+			humanBytes(b.PlainBytes), humanBytes(b.StoredBytes), yesNo(b.Proved), strings.Join(remarks, " "),
 		})
 	}
 	return table(a.out, rows)

@@ -128,6 +128,9 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 	if err != nil {
 		return err
 	}
+	if confirm.dryRun && a.format == "json" {
+		return a.printJSON(describeEtcdPlan(plan, options.DataDir))
+	}
 	if err := plan.Print(a.planStream(confirm)); err != nil || confirm.dryRun {
 		return err
 	}
@@ -255,6 +258,9 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		return fmt.Errorf("plan the restore of backup %s to %s: %w", m.ID, options.Root, err)
 	}
 	defer plan.Close()
+	if confirm.dryRun && a.format == "json" {
+		return a.printJSON(describeFilesPlan(m, options, plan))
+	}
 	printFilesPlan(a.planStream(confirm), m, options, plan)
 	if confirm.dryRun {
 		return nil

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"lifeboat/internal/manifest"
 )
 
 func newShow(a *app) *cobra.Command {
@@ -31,7 +33,10 @@ func (a *app) show(ctx context.Context, id string) error {
 		return err
 	}
 	if a.format == "json" {
-		return a.printJSON(b.Manifest)
+		return a.printJSON(struct {
+			*manifest.Manifest
+			Proved bool `json:"proved"` // as list has it
+		}{b.Manifest, b.Proved})
 	}
 	rows := [][]string{
 		{"id", string(b.ID)},

@@ -7,6 +7,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"lifeboat/backup"
@@ -43,10 +45,14 @@ type Options struct {
 	Now     func() time.Time
 	Rand    io.Reader
 	Events  events.Listener
+	Program string // how the commands to go on by hand call lifeboat; "lifeboat" if empty
 }
 
 // ErrNotEmpty: the folder to keep things in has something in it already.
 var ErrNotEmpty = errors.New("not empty")
+
+// ErrInterrupted: the context ended before the story did.
+var ErrInterrupted = errors.New("interrupted")
 
 // Run tells the story. Whatever happens, the context's end included, it stops
 // etcd, and removes everything unless it is to be kept.
@@ -66,7 +72,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 		}
 	}()
 	start := opts.Now()
-	s.say("A control plane in %s: backed up, destroyed, restored, proved.\n\n", dir)
+	s.say("A control plane in %s is backed up, destroyed, restored and proved:\n\n", dir)
 	for _, chapter := range []struct {
 		title string
 		tell  func(context.Context) (string, error)
@@ -82,11 +88,14 @@ func Run(ctx context.Context, opts Options) (err error) {
 		{"etcd starts again", s.startAgain},
 		{"the proof", s.prove},
 	} {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("demonstration: %w", context.Cause(ctx))
+		if ctx.Err() != nil {
+			return ErrInterrupted
 		}
 		began := opts.Now()
 		text, err := chapter.tell(ctx)
+		if err != nil && ctx.Err() != nil { // what broke off says so in many ways
+			return ErrInterrupted
+		}
 		if err != nil {
 			return fmt.Errorf("demonstration: %s: %w", chapter.title, err)
 		}
@@ -152,7 +161,8 @@ func (s *story) end() error {
 func (s *story) goOn() {
 	config := "--config " + s.kit.ConfigPath
 	identity := "--identity " + s.kit.IdentityPath
-	s.say(`
+	program := cmp.Or(s.Program, "lifeboat")
+	s.say(strings.ReplaceAll(`
 Everything is still in %s. To go on by hand:
 
   lifeboat list %s
@@ -167,7 +177,7 @@ Everything is still in %s. To go on by hand:
 Or without lifeboat:
 
   age -d -i %s %s | zstd -d | tar tv
-`, s.dir,
+`, "\n  lifeboat ", "\n  "+strings.ReplaceAll(program, "%", "%%")+" "), s.dir,
 		config, s.full.ID, config, config, identity,
 		s.files.ID, config, identity, s.files.ID, config, identity,
 		config, identity, node,
