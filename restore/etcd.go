@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,6 +120,9 @@ func PlanEtcd(ctx context.Context, repo *repository.Repository, opts EtcdOptions
 	if err := p.fill(ctx, repo, opts, target, object); err != nil {
 		return nil, err
 	}
+	if safe := defaultBump(m, head, opts.Now()); p.Bump > 0 && p.Bump < safe {
+		p.warn("the revision bump %d is below %d, which is safe for the backup's age: clients that have seen newer revisions may take the past for the present", p.Bump, safe)
+	}
 	p.advise(opts, head)
 	return p, nil
 }
@@ -167,6 +171,7 @@ func (p *EtcdPlan) fill(ctx context.Context, repo *repository.Repository, opts E
 	for _, member := range cluster.Members() {
 		members = append(members, fmt.Sprintf("%s=%s", member.Name, strings.Join(member.PeerURLs, ",")))
 	}
+	slices.Sort(members) // the library's order is by random ids
 	p.Summary = fmt.Sprintf("Restore backup %s of %s (revision %d of %s, %s) into %s as member %s.",
 		m.ID, m.Chain, m.Etcd.Revision, m.Created.Format(time.RFC3339), size(m.Etcd.DBBytes), target.DataDir, target.Name)
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"time"
 
@@ -78,6 +79,11 @@ func Open(config Config, limits Limits, listener events.Listener) (*Cluster, err
 	}
 	if config.CAFile != "" || config.CertFile != "" || config.KeyFile != "" {
 		info := transport.TLSInfo{TrustedCAFile: config.CAFile, CertFile: config.CertFile, KeyFile: config.KeyFile, Logger: zap.NewNop()}
+		if config.CAFile != "" {
+			if _, err := os.Stat(config.CAFile); err != nil {
+				return nil, fmt.Errorf("etcd %q: read the CA's certificate, caFile: %w", config.Name, err)
+			}
+		}
 		var err error
 		if c.tls, err = info.ClientConfig(); err != nil {
 			return nil, fmt.Errorf("etcd %q: load client certificate: %w", config.Name, err)

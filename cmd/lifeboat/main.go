@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -109,6 +110,15 @@ func hint(err error, code int) string {
 		return "check the credentials and the store's policy; `lifeboat doctor` tries each operation"
 	case errors.Is(err, storage.ErrFull):
 		return "make room in the store; nothing of this backup counts until its manifest is there"
+	}
+	switch text := err.Error(); {
+	case code != exitFailed:
+	case strings.Contains(text, "credentials") && strings.Contains(text, "s3"):
+		return "no credentials for the bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the shared files (~/.aws/credentials, with profile in the configuration) or the instance's role"
+	case strings.Contains(text, "NoSuchBucket"):
+		return "make the bucket first, with versioning and Object Lock if you can, or correct the store's URL; lifeboat makes no buckets"
+	case strings.Contains(text, "connection refused"):
+		return "nothing listens there: is the endpoint right, and does the server run? `lifeboat doctor` tries each"
 	}
 	switch code {
 	case exitUsage:

@@ -14,6 +14,7 @@ import (
 	"lifeboat/backup"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/seal"
 	"lifeboat/restore"
 	"lifeboat/restore/files"
 )
@@ -330,6 +331,16 @@ func printFilesPlan(w io.Writer, m *manifest.Manifest, options files.Options, pl
 	}
 }
 
+// restoredFiles counts the files alone, without folders and links.
+func restoredFiles(plan *files.Plan) (n int) {
+	for _, s := range plan.Steps {
+		if s.Type == seal.TypeFile && s.Action != files.Identical {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *app) printRestoredFiles(m *manifest.Manifest, options files.Options, plan *files.Plan, result *files.Result) error {
 	aside := ""
 	if result.Replaced > 0 {
@@ -341,8 +352,8 @@ func (a *app) printRestoredFiles(m *manifest.Manifest, options files.Options, pl
 			Identical: result.Identical, Bytes: result.Bytes, Left: orEmpty(plan.Left), Aside: aside,
 		})
 	}
-	fmt.Fprintf(a.out, "restored %d files to %s: %d created, %d replaced, %d adjusted, %d as they were\n",
-		result.Created+result.Replaced+result.Adjusted, options.Root, result.Created, result.Replaced, result.Adjusted, result.Identical)
+	fmt.Fprintf(a.out, "restored %d files to %s; of files, folders and links: %d created, %d replaced, %d adjusted, %d as they were\n",
+		restoredFiles(plan), options.Root, result.Created, result.Replaced, result.Adjusted, result.Identical)
 	if aside != "" {
 		fmt.Fprintf(a.out, "what was there before is kept in %s\n", aside)
 	}

@@ -180,6 +180,11 @@ func (c *Config) check(where func(string) string) error {
 			return complain("node", "%v", err)
 		}
 	}
+	for i, extra := range c.Host.ExtraPaths {
+		if !filepath.IsAbs(extra) {
+			return complain(fmt.Sprintf("host.extraPaths.%d", i), "%q is relative; want the absolute path on the host", extra)
+		}
+	}
 	names := map[string]bool{}
 	for i, e := range c.Etcd {
 		path := fmt.Sprintf("etcd.%d", i)

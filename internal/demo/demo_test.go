@@ -41,8 +41,8 @@ func TestAStoryThatIsInterruptedLeavesNothing(t *testing.T) {
 		}
 		return out.Write(p)
 	})
-	if err := Run(ctx, opts); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want canceled", err)
+	if err := Run(ctx, opts); !errors.Is(err, ErrInterrupted) {
+		t.Errorf("got %v, want interrupted", err)
 	}
 	empty(t, os.Getenv("TMPDIR"))
 }

@@ -252,7 +252,7 @@ func (st *state) explain() {
 		case seq > next && s.kind != NewerFormat:
 			st.report(seq, Stray, "%v; it lies ahead of the chain, whose next place is %d", s.err, uint64(next))
 		default:
-			st.report(seq, s.kind, "%v; it is behind the chain's head", s.err)
+			st.report(seq, s.kind, "%v; it lies beyond the chain's head", s.err)
 		}
 		if st.late[seq] {
 			st.report(seq, Leftover, "its id was dropped by a prune manifest before it was created; it does not count")
