@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"lifeboat/internal/config"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
@@ -60,16 +62,23 @@ type streams struct {
 func run(ctx context.Context, args []string, std streams) int {
 	a := &app{streams: std, now: time.Now, rand: rand.Reader}
 	root := newRoot(a)
+	strictCompletion(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
 	if err != nil && !errors.Is(err, errReported) {
 		fmt.Fprintf(std.err, "lifeboat: %v\n", err)
-		if h := hint(err, code); h != "" {
+		if h := hint(err, code); h != "" && !(code == exitVerify && isVerify(root, args)) {
 			fmt.Fprintf(std.err, "hint: %s\n", h)
 		}
 	}
 	return code
+}
+
+// isVerify reports whether the verb is the one that a hint would name.
+func isVerify(root *cobra.Command, args []string) bool {
+	cmd, _, err := root.Find(args)
+	return err == nil && cmd.Name() == "verify"
 }
 
 // errUsage marks mistakes in the command line.

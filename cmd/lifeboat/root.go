@@ -67,6 +67,20 @@ When all is lost:                     lifeboat restore --help`,
 	return root
 }
 
+// strictCompletion adds cobra's completion command, and makes it refuse what is
+// no shell.
+func strictCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args = cobra.ArbitraryArgs // so that RunE is what refuses
+			cmd.RunE = func(_ *cobra.Command, args []string) error {
+				return fmt.Errorf("%w: completion takes a shell: bash, zsh, fish or powershell; got %q", errUsage, args)
+			}
+		}
+	}
+}
+
 // noArgs and exactArgs are cobra's with our exit code.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
