@@ -47,7 +47,7 @@ func locate(name string) (place, bool) {
 			if len(rest) == 1 {
 				p.seq = parseSequence(rest[0])
 			}
-		} else if id := manifest.ID(rest[0]); len(rest) == 2 && id.Check() == nil {
+		} else if id := manifest.ID(rest[0]); len(rest) == 2 && rest[1] != "" && id.Check() == nil {
 			p.id = id
 		}
 		return p, true
