@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"lifeboat/internal/manifest"
 	"lifeboat/storage"
@@ -30,11 +32,7 @@ const chainsAtOnce = 4
 // wrong with the chains and with the presence and size of the backups' data
 // objects. A backup with a problem is listed all the same.
 func (r *Repository) Backups(ctx context.Context) ([]Backup, []Problem, error) {
-	l, err := r.list(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	views, err := r.loadAll(ctx, l, l.names(), depth{})
+	l, views, err := r.loadWhileListing(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,15 +44,90 @@ func (r *Repository) Backups(ctx context.Context) ([]Backup, []Problem, error) {
 	for _, v := range views {
 		problems = append(problems, v.Problems...)
 		problems = append(problems, r.witnessed(v, views)...)
-		for _, b := range v.Backups() {
-			backups = append(backups, b)
-			problems = append(problems, r.checkListed(b.Manifest, l.chains[v.Chain].data[b.ID])...)
+		ofChain := v.Backups()
+		for i, b := range ofChain {
+			data := l.chain(v.Chain).data[b.ID]
+			if len(data) < len(b.Objects) && i >= len(ofChain)-recent {
+				if data, err = r.listData(ctx, v.Chain, b.ID); err != nil {
+					return nil, nil, err
+				}
+			}
+			problems = append(problems, r.checkListed(b.Manifest, data)...)
 		}
+		backups = append(backups, ofChain...)
 	}
 	slices.SortStableFunc(backups, func(a, b Backup) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Chain, b.Chain), cmp.Compare(b.Sequence, a.Sequence))
 	})
 	return backups, sortProblems(problems), nil
+}
+
+// recent bounds the backups of a chain that may have been committed while the
+// store was listed: their data objects are looked for again before they are
+// called missing.
+const recent = 16
+
+func (r *Repository) listData(ctx context.Context, chain manifest.Chain, id manifest.ID) ([]storage.Info, error) {
+	var list []storage.Info
+	for info, err := range r.store.List(ctx, r.stored(chain.DataFolder(id))) {
+		if err != nil {
+			return nil, fmt.Errorf("list data objects of backup %s: %w", id, err)
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+// loadWhileListing loads all chains, each from when its names are known. Before
+// it looks behind a chain's head it waits for the end of the listing, so that
+// no manifest that it lists can carry a head that it does not see.
+func (r *Repository) loadWhileListing(ctx context.Context) (*listing, []*View, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	atOnce := semaphore.NewWeighted(chainsAtOnce)
+	listed := make(chan struct{})
+	var mu sync.Mutex
+	views := map[manifest.Chain]*View{}
+	load := func(chain manifest.Chain, names *listedChain) error {
+		ld := r.loader(chain, names)
+		run := func(steps ...step) error {
+			if err := atOnce.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer atOnce.Release(1)
+			return ld.run(ctx, depth{}, steps...)
+		}
+		if err := run(ld.tail, ld.index); err != nil {
+			return err
+		}
+		select {
+		case <-listed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := run(ld.probe, ld.index, ld.holes); err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		views[chain] = r.loaded(ld, names)
+		return nil
+	}
+	var l *listing
+	group.Go(func() (err error) {
+		l, err = r.listEach(ctx, func(chain manifest.Chain, names *listedChain) {
+			group.Go(func() error { return load(chain, names) })
+		})
+		close(listed)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	var list []*View
+	for _, chain := range l.names() {
+		list = append(list, views[chain])
+	}
+	return l, list, nil
 }
 
 // loadAll loads several chains of one listing.

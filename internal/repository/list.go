@@ -38,7 +38,7 @@ func (l *listing) chain(chain manifest.Chain) *listedChain {
 	return c
 }
 
-func (l *listing) add(cluster string, info storage.Info) {
+func (l *listing) add(cluster string, info storage.Info) place {
 	if info.Modified.After(l.newest) {
 		l.newest = info.Modified
 	}
@@ -59,19 +59,38 @@ func (l *listing) add(cluster string, info storage.Info) {
 		c := l.chain(p.chain)
 		c.data[p.id] = append(c.data[p.id], info)
 	}
+	return p
 }
 
 // list reads the names of everything in the cluster's folder.
 func (r *Repository) list(ctx context.Context) (*listing, error) {
+	return r.listEach(ctx, func(manifest.Chain, *listedChain) {})
+}
+
+// listEach is list, and hands out each chain as soon as all its names are known:
+// in the order of names they lie together.
+func (r *Repository) listEach(ctx context.Context, whole func(manifest.Chain, *listedChain)) (*listing, error) {
 	l := &listing{}
+	var last manifest.Chain
+	next := func(chain manifest.Chain) {
+		if last != "" && chain != last {
+			whole(last, l.chains[last])
+		}
+		last = chain
+	}
 	for info, err := range r.store.List(ctx, r.cluster+"/") {
 		if err != nil {
 			return nil, fmt.Errorf("list %s in %s: %w", r.cluster, r.opts.Name, err)
 		}
-		l.add(r.cluster, info)
+		if p := l.add(r.cluster, info); p.chain != "" {
+			next(p.chain)
+		}
 	}
-	for _, seen := range r.Heads() {
-		l.chain(seen.Chain) // a chain that was seen must not vanish unnoticed
+	next("")
+	for _, seen := range r.Heads() { // a chain that was seen must not vanish unnoticed
+		if l.chains[seen.Chain] == nil {
+			whole(seen.Chain, l.chain(seen.Chain))
+		}
 	}
 	return l, nil
 }

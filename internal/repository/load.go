@@ -78,17 +78,20 @@ func (r *Repository) load(ctx context.Context, chain manifest.Chain, d depth) (*
 
 // loadListed reads a chain whose manifests were listed.
 func (r *Repository) loadListed(ctx context.Context, chain manifest.Chain, listed *listedChain, d depth) (*View, error) {
-	ld := &loader{rd: r.reader(chain), listed: listed.sequences, slots: map[manifest.Sequence]*slot{}}
-	steps := []func(context.Context, depth) error{ld.tail, ld.probe, ld.index, ld.holes}
+	ld := r.loader(chain, listed)
+	steps := []step{ld.tail, ld.probe, ld.index, ld.holes}
 	if d.newest {
 		steps = steps[:1]
 	}
-	for _, step := range steps {
-		if err := step(ctx, d); err != nil {
-			return nil, fmt.Errorf("load chain %s: %w", chain, err)
-		}
+	if err := ld.run(ctx, d, steps...); err != nil {
+		return nil, err
 	}
-	v := ld.view()
+	return r.loaded(ld, listed), nil
+}
+
+// loaded makes the view of a chain that was read.
+func (r *Repository) loaded(ld *loader, listed *listedChain) *View {
+	v, chain := ld.view(), ld.rd.chain
 	for _, name := range listed.unknown {
 		v.Problems = append(v.Problems, Problem{Object: name, Chain: chain, Kind: Unknown, Message: "it is not named as a manifest is"})
 	}
@@ -100,7 +103,23 @@ func (r *Repository) loadListed(ctx context.Context, chain manifest.Chain, liste
 		r.noteHead(chain, v.Head.Sequence, v.Head.Hash)
 	}
 	v.Problems = sortProblems(v.Problems)
-	return v, nil
+	return v
+}
+
+// step is one part of a load.
+type step func(context.Context, depth) error
+
+func (ld *loader) run(ctx context.Context, d depth, steps ...step) error {
+	for _, step := range steps {
+		if err := step(ctx, d); err != nil {
+			return fmt.Errorf("load chain %s: %w", ld.rd.chain, err)
+		}
+	}
+	return nil
+}
+
+func (r *Repository) loader(chain manifest.Chain, listed *listedChain) *loader {
+	return &loader{rd: r.reader(chain), listed: listed.sequences, slots: map[manifest.Sequence]*slot{}}
 }
 
 // loader collects slots until walk has what it needs.

@@ -181,3 +181,47 @@ func TestASiblingStoresHeadsAreNoWitnesses(t *testing.T) {
 		})
 	}
 }
+
+func TestCommitsWhileListingAreNoRollback(t *testing.T) {
+	w := newWorld(t, nil)
+	w.rounds(w.open(), 6)
+	for _, after := range []string{"/etcd/main/manifests/", "/hosts/cp1/data/"} {
+		r := on(w.open(), &midway{Store: w.store, after: after, then: func() { w.rounds(w.open(), 3) }})
+		backups, problems, err := r.Backups(t.Context())
+		if err != nil || len(Failures(problems)) > 0 {
+			t.Errorf("after %s: %d backups, %v, %v", after, len(backups), problems, err)
+		}
+	}
+}
+
+// midway runs something when a listing has passed a name.
+type midway struct {
+	storage.Store
+	after string
+	once  sync.Once
+	then  func()
+}
+
+func (m *midway) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	return func(yield func(storage.Info, error) bool) {
+		var all []storage.Info
+		passed := false
+		for info, err := range m.Store.List(ctx, prefix) {
+			if err != nil {
+				yield(storage.Info{}, err)
+				return
+			}
+			all = append(all, info)
+		}
+		for _, info := range all {
+			at := strings.Contains(info.Name, m.after)
+			if passed && !at {
+				m.once.Do(m.then)
+			}
+			passed = passed || at
+			if !yield(info, nil) {
+				return
+			}
+		}
+	}
+}
