@@ -9,8 +9,8 @@
 package etcdtest
 
 import (
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -132,14 +132,27 @@ func NewClient(endpoints ...string) (*clientv3.Client, error) {
 	return c, nil
 }
 
+// Ports are taken from below the range that systems give to outgoing
+// connections (32768 and up on Linux), so that nobody's connection sits on the
+// port of a member that is about to start again.
+const (
+	lowestPort  = 10000
+	highestPort = 32000
+)
+
 // FreePort returns a TCP port of loopback that was free a moment ago.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	var last error
+	for range 100 {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			last = err
+			continue
+		}
+		return port, l.Close()
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, errors.Join(l.Close())
+	return 0, fmt.Errorf("find a free port: %w", last)
 }
 
 func loopbackURL(port int) (*url.URL, error) {
