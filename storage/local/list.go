@@ -26,7 +26,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 			start = prefix[:i]
 		}
-		if !fs.ValidPath(start) || isReserved(start) {
+		if start != "." && storage.CheckName(start) != nil || isReserved(start) {
 			return // no object has such a prefix
 		}
 		root, err := os.OpenRoot(s.dir)
