@@ -21,6 +21,7 @@ type Config struct {
 	Cluster    string    `yaml:"cluster" doc:"the cluster's name; the trust file holds its full, unique name"`
 	Node       string    `yaml:"node" doc:"this node's name, its host files' chain; empty means the host name"`
 	Etcd       []Etcd    `yaml:"etcd" doc:"etcd clusters to back up, each a chain of its own"`
+	Discover   bool      `yaml:"discover" doc:"add the etcd clusters that this node's API server uses, found in its static pods"`
 	Host       Host      `yaml:"host" doc:"this node's files"`
 	Stores     []Store   `yaml:"stores" doc:"where backups go; each store is a repository of its own"`
 	MinStores  int       `yaml:"minStores" doc:"a backup that fewer stores committed has failed"`
@@ -32,6 +33,7 @@ type Config struct {
 	Retention  Retention `yaml:"retention" doc:"how many backups stay"`
 	StateDir   string    `yaml:"stateDir" doc:"scratch, spool, heads seen and what restores moved aside"`
 	HTTP       HTTP      `yaml:"http" doc:"metrics, health and the status page"`
+	DeadMan    DeadMan   `yaml:"deadMan" doc:"an outside service that raises an alarm when it hears nothing"`
 }
 
 // Etcd is one etcd cluster.
@@ -88,6 +90,7 @@ type Schedule struct {
 	Verify string `yaml:"verify" doc:"every stored byte"`
 	Prune  string `yaml:"prune" doc:"retention"`
 	Drill  string `yaml:"drill" doc:"restores into a sandbox"`
+	Jitter int    `yaml:"jitter" doc:"percent of the interval that runs are spread over, 0 to 10"`
 }
 
 // Segments bounds the recorder.
@@ -114,7 +117,17 @@ type Retention struct {
 
 // HTTP configures the agent's server.
 type HTTP struct {
-	Listen string `yaml:"listen" doc:"address; empty turns it off"`
+	Listen    string `yaml:"listen" doc:"address; empty turns it off"`
+	CertFile  string `yaml:"certFile" doc:"the server's certificate; with keyFile it speaks TLS"`
+	KeyFile   string `yaml:"keyFile" doc:"its key"`
+	TokenFile string `yaml:"tokenFile" doc:"holds the bearer token that all but /healthz and /readyz ask for; empty: none"`
+}
+
+// DeadMan is a URL that is requested while all is well: an alarm for the day
+// that Prometheus is gone too. Whoever knows it can silence the alarm.
+type DeadMan struct {
+	URLFile  string   `yaml:"urlFile" doc:"holds the URL to request while every backup is in time; empty turns it off"`
+	Interval Duration `yaml:"interval" doc:"how often"`
 }
 
 // Duration is a time.Duration in Go's notation, such as 72h or 500ms.
@@ -158,6 +171,7 @@ func Default() *Config {
 		Retention: Retention{Hourly: 24, Daily: 14, Weekly: 8, Monthly: 12, Minimum: 3, PointInTime: Duration(72 * time.Hour)},
 		StateDir:  DefaultStateDir(),
 		HTTP:      HTTP{Listen: ":9478"},
+		DeadMan:   DeadMan{Interval: Duration(5 * time.Minute)},
 	}
 }
 

@@ -82,7 +82,7 @@ func orAuto(s string) string {
 func plain(err error) string {
 	text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
 	text = strings.TrimPrefix(text, "unmarshal errors: ")
-	for _, t := range []string{"Config", "Etcd", "Host", "Store", "S3", "ObjectLock", "Signing", "Schedule", "Segments", "Proof", "Retention", "HTTP"} {
+	for _, t := range []string{"Config", "Etcd", "Host", "Store", "S3", "ObjectLock", "Signing", "Schedule", "Segments", "Proof", "Retention", "HTTP", "DeadMan"} {
 		text = strings.ReplaceAll(text, " not found in type config."+t, " is unknown")
 	}
 	return text
@@ -128,7 +128,10 @@ func index(n *yaml.Node, path string, at map[string]int) {
 }
 
 func (c *Config) resolve(dir string) {
-	paths := []*string{&c.Signing.KeyFile, &c.Signing.TrustFile, &c.StateDir, &c.Host.Root}
+	paths := []*string{
+		&c.Signing.KeyFile, &c.Signing.TrustFile, &c.StateDir, &c.Host.Root,
+		&c.HTTP.CertFile, &c.HTTP.KeyFile, &c.HTTP.TokenFile, &c.DeadMan.URLFile,
+	}
 	for i := range c.Etcd {
 		paths = append(paths, &c.Etcd[i].CAFile, &c.Etcd[i].CertFile, &c.Etcd[i].KeyFile)
 	}
@@ -166,6 +169,12 @@ func (c *Config) check(where func(string) string) error {
 		return complain("proof.maxStall", "%s is negative", c.Proof.MaxStall)
 	case min(c.Retention.Hourly, c.Retention.Daily, c.Retention.Weekly, c.Retention.Monthly) < 0 || c.Retention.PointInTime < 0:
 		return complain("retention", "counts can't be negative")
+	case (c.HTTP.CertFile == "") != (c.HTTP.KeyFile == ""):
+		return complain("http", "certFile and keyFile go together")
+	case c.DeadMan.Interval <= 0:
+		return complain("deadMan.interval", "%s, want more than 0", c.DeadMan.Interval)
+	case c.Schedule.Jitter < 0 || c.Schedule.Jitter > 10:
+		return complain("schedule.jitter", "%d, want 0 to 10 percent", c.Schedule.Jitter)
 	case c.Retention.Minimum < 1:
 		return complain("retention.minimum", "%d, want 1 or more: the last backup always stays", c.Retention.Minimum)
 	}

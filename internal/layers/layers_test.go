@@ -23,7 +23,7 @@ var layers = []struct {
 	level    string
 	packages []string
 }{
-	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot"}},
+	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status"}},
 	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config"}},
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness"}},
 	{"1c choosing a backend", []string{"storage/open"}},
@@ -32,7 +32,7 @@ var layers = []struct {
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor"}},
-	{"5 whole stories", []string{"internal/demo", "internal/bench"}},
+	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
 
