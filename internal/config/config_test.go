@@ -86,6 +86,10 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		"a private key":              {strings.Replace(good, "age1x", "AGE-SECRET-KEY-1SECRETsecret", 1), "line 4: recipients.0: is a private key"},
 		"an empty recipient":         {strings.Replace(good, "age1x", "\"\"", 1), "line 4: recipients.0"},
 		"two documents":              {good + "---\ncluster: b\n", "more than one document"},
+		"half of the server's pair":  {good + "http:\n  certFile: a\n", "line 5: http: certFile and keyFile"},
+		"too much jitter":            {good + "schedule:\n  jitter: 11\n", "line 6: schedule.jitter: 11"},
+		"a dead man without pause":   {good + "deadMan:\n  interval: 0s\n", "line 6: deadMan.interval"},
+		"a key of no section":        {good + "deadMan:\n  url: https://example.org\n", "line 6: field url is unknown"},
 		"a lock without days":        {good[:strings.Index(good, "recip")] + "    s3: {objectLock: {mode: compliance}}\nrecipients: [age1x]\n", "mode and days"},
 	} {
 		t.Run(name, func(t *testing.T) {
