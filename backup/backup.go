@@ -19,6 +19,7 @@ import (
 
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
 )
 
@@ -61,6 +62,13 @@ type Commit struct {
 	Hash     manifest.Hash      // of the manifest's text
 	Err      error
 }
+
+// finishStalls is how many stall limits a store may take to make durable what
+// it was given, and for a commit: an S3 server that joins a large object's
+// parts is silent for minutes.
+const finishStalls = 5
+
+func (r *Runner) farewell() time.Duration { return min(patience.Farewell, r.StoreStall) }
 
 // ErrTooFewStores says that a backup reached fewer stores than configured.
 var ErrTooFewStores = errors.New("too few stores took the backup")
@@ -146,7 +154,7 @@ func (r *Runner) commitTo(ctx context.Context, store Store, draft *manifest.Mani
 	}
 	// The commit point: before this call the store holds an object that no
 	// manifest names; after it, a whole backup.
-	committed, err := within(ctx, finishStalls*r.StoreStall, r.farewell(), func(ctx context.Context) (*repository.Committed, error) {
+	committed, err := patience.Within(ctx, finishStalls*r.StoreStall, r.farewell(), func(ctx context.Context) (*repository.Committed, error) {
 		return store.Repository.Commit(ctx, &m)
 	})
 	if err != nil {

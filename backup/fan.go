@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"lifeboat/internal/patience"
 )
 
 // branchDepth is how many chunks a store may lag behind the others before it
@@ -105,7 +107,7 @@ func (b *branch) send(chunk *sharedChunk, stall time.Duration) bool {
 		return true
 	case <-b.gone:
 	case <-timer.C:
-		b.drop(stalledFor(stall))
+		b.drop(patience.StalledFor(stall))
 	}
 	return false
 }

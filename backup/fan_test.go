@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"lifeboat/internal/patience"
 )
 
 func TestFanGivesEveryBranchAllBytes(t *testing.T) {
@@ -97,7 +99,7 @@ func TestFanDropsAStoreThatTakesNothing(t *testing.T) {
 		if len(got) != 2*branchDepth {
 			t.Errorf("the living store got %d bytes, want %d", len(got), 2*branchDepth)
 		}
-		if _, err := io.ReadAll(fan.branches[0]); !errors.Is(err, errStoreStalled) {
+		if _, err := io.ReadAll(fan.branches[0]); !errors.Is(err, patience.ErrStalled) {
 			t.Errorf("the hung store's reader got %v, so its object could become visible", err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"lifeboat/internal/events"
 	"lifeboat/internal/follow"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
 )
 
@@ -225,7 +226,7 @@ func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest, data sealed
 		if data.errs[i] != nil {
 			continue
 		}
-		last, err := within(ctx, r.StoreStall, r.farewell(), func(ctx context.Context) (*manifest.Manifest, error) {
+		last, err := patience.Within(ctx, r.StoreStall, r.farewell(), func(ctx context.Context) (*manifest.Manifest, error) {
 			return store.Repository.Resolve(ctx, draft.Chain, repository.Point{})
 		})
 		if err != nil || last.Etcd == nil || last.Etcd.ClusterID != draft.Etcd.ClusterID {

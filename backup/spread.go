@@ -9,6 +9,7 @@ import (
 
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
 )
@@ -88,17 +89,17 @@ func (p *put) wait(limit *time.Timer, length, farewell time.Duration) error {
 	defer p.branch.stop(nil)
 	select {
 	case err := <-p.done:
-		return because(p.ctx, err)
+		return patience.Because(p.ctx, err)
 	case <-p.ctx.Done():
 	case <-limit.C:
 		limit.Reset(0) // for the next
-		p.branch.drop(stalledFor(length))
+		p.branch.drop(patience.StalledFor(length))
 	}
-	err, returned := awaited(p.ctx, p.done, farewell)
+	err, returned := patience.Awaited(p.ctx, p.done, farewell)
 	if !returned {
 		return context.Cause(p.ctx)
 	}
-	return because(p.ctx, err)
+	return patience.Because(p.ctx, err)
 }
 
 func (r *Runner) seal(dst io.Writer, plain io.Reader) (seal.Sums, error) {

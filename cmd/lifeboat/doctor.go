@@ -11,6 +11,7 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/doctor"
+	"lifeboat/internal/session"
 	"lifeboat/storage"
 	"lifeboat/storage/open"
 )
@@ -40,7 +41,7 @@ func (a *app) doctor(ctx context.Context) error {
 	findings := doctor.Run(ctx, doctor.Options{
 		Config: c, ConfigDir: filepath.Dir(a.configPath), Now: a.now, Rand: a.rand, UID: os.Geteuid(),
 		OpenStore: func(ctx context.Context, s config.Store) (storage.Store, error) {
-			return open.Store(ctx, s.URL, s3Config(s))
+			return open.Store(ctx, s.URL, session.S3Config(s))
 		},
 		Report: func(f doctor.Finding) {
 			if a.format == "text" {

@@ -45,13 +45,11 @@ func (a *app) importFile(ctx context.Context, chain manifest.Chain, path string)
 		return err
 	}
 	result, err := runner.Import(ctx, chain, path)
-	for _, o := range s.stores {
-		a.remember(s.memory, o)
-	}
+	a.remember(s)
 	if result == nil {
 		return err
 	}
-	if printErr := a.printBackup(s.stores, []*backup.Result{result}); err == nil {
+	if printErr := a.printBackup(s.Stores, []*backup.Result{result}); err == nil {
 		err = printErr
 	}
 	return err

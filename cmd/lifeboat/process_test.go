@@ -16,6 +16,7 @@ import (
 
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/session"
 	"lifeboat/storage/local"
 )
 
@@ -243,11 +244,11 @@ func stopped(cmd *exec.Cmd) bool {
 // is ahead.
 func (s *site) repository(ahead time.Duration) *repository.Repository {
 	s.t.Helper()
-	signer, err := loadSigner(filepath.Join(s.dir, "keys/signing.key"))
+	signer, err := session.LoadSigner(filepath.Join(s.dir, "keys/signing.key"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	trust, err := loadTrust(filepath.Join(s.dir, "keys/trust"), "")
+	trust, err := session.LoadTrust(filepath.Join(s.dir, "keys/trust"), "")
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/session"
 )
 
 // lookTimeout bounds how long reading waits for a store to show what it has
@@ -19,7 +20,7 @@ const lookTimeout = 30 * time.Second
 
 // looked is a store that answered, with the newest backup of each chain.
 type looked struct {
-	opened
+	session.Store
 	newest map[manifest.Chain]repository.Backup
 }
 
@@ -28,7 +29,7 @@ type looked struct {
 // first, of equal ones the one that is configured first; an empty chain means
 // the newest of all. repository.ErrNothing is what find returns for a store to
 // be passed over; any other error is final.
-func (a *app) read(ctx context.Context, s *session, chain manifest.Chain, find func(*repository.Repository) error) error {
+func (a *app) read(ctx context.Context, s *session.Session, chain manifest.Chain, find func(*repository.Repository) error) error {
 	stores, failed := a.look(ctx, s)
 	if len(stores) == 0 {
 		return errors.Join(failed...)
@@ -40,11 +41,11 @@ func (a *app) read(ctx context.Context, s *session, chain manifest.Chain, find f
 	slices.SortStableFunc(stores, func(x, y looked) int { return y.when(chain).Compare(x.when(chain)) })
 	var nothing error
 	for _, store := range stores {
-		err := find(store.repository)
-		a.remember(s.memory, store.opened)
+		err := find(store.Repository)
+		a.remember(s)
 		if !errors.Is(err, repository.ErrNothing) {
 			if err == nil && nothing != nil {
-				a.warn("%v; reading %s instead", nothing, store.url)
+				a.warn("%v; reading %s instead", nothing, store.URL)
 			}
 			return err
 		}
@@ -55,25 +56,25 @@ func (a *app) read(ctx context.Context, s *session, chain manifest.Chain, find f
 
 // look asks all stores at once what they have. A store alone is not asked: there
 // is nothing to compare it with.
-func (a *app) look(ctx context.Context, s *session) (stores []looked, failed []error) {
-	found := make([]looked, len(s.stores))
+func (a *app) look(ctx context.Context, s *session.Session) (stores []looked, failed []error) {
+	found := make([]looked, len(s.Stores))
 	var running sync.WaitGroup
-	for i, o := range s.stores {
-		found[i].opened = o
-		if o.err != nil || len(s.stores) == 1 {
+	for i, o := range s.Stores {
+		found[i].Store = o
+		if o.Err != nil || len(s.Stores) == 1 {
 			continue
 		}
 		running.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 			defer cancel()
-			backups, _, err := o.repository.Backups(ctx)
-			found[i].err, found[i].newest = err, newestOf(backups)
+			backups, _, err := o.Repository.Backups(ctx)
+			found[i].Err, found[i].newest = err, newestOf(backups)
 		})
 	}
 	running.Wait()
 	for _, store := range found {
-		if store.err != nil {
-			failed = append(failed, fmt.Errorf("store %s: %w", store.url, store.err))
+		if store.Err != nil {
+			failed = append(failed, fmt.Errorf("store %s: %w", store.URL, store.Err))
 		} else {
 			stores = append(stores, store)
 		}
@@ -112,7 +113,7 @@ func (a *app) warnOfLag(stores []looked) {
 	for _, store := range stores {
 		for chain, b := range store.newest {
 			if old, known := best[chain]; !known || b.Created.After(old.Created) {
-				best[chain] = head{b, store.url}
+				best[chain] = head{b, store.URL}
 			}
 		}
 	}
@@ -121,10 +122,10 @@ func (a *app) warnOfLag(stores []looked) {
 			has, known := store.newest[chain]
 			switch {
 			case !known:
-				a.warn("store %s lags: it has no backup of %s, and %s has one of %s", store.url, chain, most.url, most.Created.Format(time.RFC3339))
+				a.warn("store %s lags: it has no backup of %s, and %s has one of %s", store.URL, chain, most.url, most.Created.Format(time.RFC3339))
 			case has.ID != most.ID:
 				a.warn("store %s lags: its newest backup of %s is of %s, that of %s is of %s",
-					store.url, chain, has.Created.Format(time.RFC3339), most.url, most.Created.Format(time.RFC3339))
+					store.URL, chain, has.Created.Format(time.RFC3339), most.url, most.Created.Format(time.RFC3339))
 			}
 		}
 	}
@@ -155,7 +156,7 @@ func (a *app) backups(ctx context.Context) (repo *repository.Repository, backups
 		if backups, problems, err = r.Backups(ctx); err != nil {
 			return fmt.Errorf("list %s: %w", r.Name(), err)
 		}
-		if len(backups) == 0 && s.memory == nil { // nothing tells an empty store from a wrong one
+		if len(backups) == 0 && s.Memory == nil { // nothing tells an empty store from a wrong one
 			if err := r.Require(ctx); err != nil {
 				return errAbsent{err}
 			}

@@ -117,7 +117,7 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 	if options.Identities, err = a.loadIdentities(ctx); err != nil {
 		return err
 	}
-	options.AsideDir, options.Now, options.Rand = asideDir(s.config.StateDir), a.now, a.rand
+	options.AsideDir, options.Now, options.Rand = asideDir(s.Config.StateDir), a.now, a.rand
 	var plan *restore.EtcdPlan
 	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
 		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
@@ -247,7 +247,7 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		}
 		options.RestoreID = string(id)
 	}
-	options.AsideDir = asideDir(s.config.StateDir)
+	options.AsideDir = asideDir(s.Config.StateDir)
 
 	r, limits, err := open()
 	if err != nil {

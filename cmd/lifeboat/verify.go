@@ -12,6 +12,7 @@ import (
 
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/session"
 	"lifeboat/restore"
 )
 
@@ -80,29 +81,29 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 	if err != nil {
 		return err
 	}
-	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(s.config.StateDir, "scratch"), Now: a.now, Events: a.listener()}
+	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(s.Config.StateDir, "scratch"), Now: a.now, Events: a.listener()}
 	results, errs := []verifyJSON{}, []error{}
-	for _, o := range s.stores {
-		result := verifyJSON{Store: o.url, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
-		err := o.err
-		if err == nil && s.memory == nil { // nothing tells an empty store from a wrong one
-			err = o.repository.Require(ctx)
+	for _, o := range s.Stores {
+		result := verifyJSON{Store: o.URL, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
+		err := o.Err
+		if err == nil && s.Memory == nil { // nothing tells an empty store from a wrong one
+			err = o.Repository.Require(ctx)
 		}
 		if err == nil {
-			err = a.verifyStore(ctx, o.repository, ids, &result)
+			err = a.verifyStore(ctx, o.Repository, ids, &result)
 		}
 		// One damaged object is no reason to leave all others unopened.
 		if deep && (err == nil || errors.Is(err, repository.ErrVerification)) {
-			err = errors.Join(err, a.verifyDeep(ctx, o.repository, prover, ids, options, &result))
+			err = errors.Join(err, a.verifyDeep(ctx, o.Repository, prover, ids, options, &result))
 		}
 		if err != nil {
 			errs = append(errs, err)
 			result.Error = err.Error()
 		}
 		result.OK = err == nil
-		a.remember(s.memory, o)
 		results = append(results, result)
 	}
+	a.remember(s)
 	if a.format == "json" {
 		errs = append(errs, a.printJSON(results))
 	} else {
@@ -113,7 +114,7 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 
 // openToProve opens the stores, and says who may sign proofs of what a deep
 // verification finds: nil where this machine may not.
-func (a *app) openToProve(ctx context.Context, deep bool) (*session, *manifest.Writer, error) {
+func (a *app) openToProve(ctx context.Context, deep bool) (*session.Session, *manifest.Writer, error) {
 	if !deep || a.trustPath != "" {
 		s, err := a.open(ctx)
 		return s, nil, err
@@ -122,14 +123,17 @@ func (a *app) openToProve(ctx context.Context, deep bool) (*session, *manifest.W
 	if err != nil {
 		return nil, nil, err
 	}
-	signer, err := loadSigner(c.Signing.KeyFile)
-	if err != nil || !believes(trust, signer) {
+	signer, err := session.LoadSigner(c.Signing.KeyFile)
+	if err != nil || !session.Believes(trust, signer) {
 		s, err := a.openConfigured(ctx, c, trust, nil)
 		return s, nil, err
 	}
-	writer := a.writer(c)
 	s, err := a.openConfigured(ctx, c, trust, signer)
-	return s, &writer, err
+	if err != nil {
+		return nil, nil, err
+	}
+	writer := s.Writer()
+	return s, &writer, nil
 }
 
 func (a *app) verifyStore(ctx context.Context, repo *repository.Repository, prefixes []string, result *verifyJSON) error {

@@ -25,13 +25,13 @@ var layers = []struct {
 }{
 	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status"}},
 	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config"}},
-	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness"}},
+	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
 	{"1c choosing a backend", []string{"storage/open"}},
 	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
 	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test"}},
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
-	{"4 across them", []string{"internal/kit", "internal/doctor"}},
+	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
 	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }

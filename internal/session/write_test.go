@@ -1,4 +1,4 @@
-package main
+package session
 
 import (
 	"crypto/rand"
@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"lifeboat/backup"
 	"lifeboat/internal/config"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
@@ -79,22 +78,22 @@ func TestEncryptionKeysInUseAreThoseOfEveryConfiguredEtcd(t *testing.T) {
 	first.full("etcd/imported", "another cluster's")
 	second.now = first.now
 	second.full("etcd/events", "events") // the first store missed it
-	stores := []opened{{err: errors.New("no answer")}, {repository: first.repo}, {repository: second.repo}}
+	stores := []Store{{Err: errors.New("no answer")}, {Repository: first.repo}, {Repository: second.repo}}
 	clusters := []config.Etcd{{Name: "main"}, {Name: "events"}}
-	taken := func(chain manifest.Chain, key string) *backup.Result {
-		return &backup.Result{Manifest: &manifest.Manifest{Chain: chain, Etcd: &manifest.Etcd{Encryption: uses(key)}}}
+	taken := func(chain manifest.Chain, key string) *manifest.Manifest {
+		return &manifest.Manifest{Chain: chain, Etcd: &manifest.Etcd{Encryption: uses(key)}}
 	}
 	for name, test := range map[string]struct {
-		results []*backup.Result
-		want    []string
+		taken []*manifest.Manifest
+		want  []string
 	}{
 		"nothing was taken":                 {nil, []string{"main", "events"}},
-		"one was taken, the other failed":   {[]*backup.Result{taken("etcd/main", "new")}, []string{"new", "events"}},
-		"one has no manifest in its result": {[]*backup.Result{{}, taken("etcd/events", "new")}, []string{"main", "new"}},
-		"both were taken":                   {[]*backup.Result{taken("etcd/main", "a"), taken("etcd/events", "b")}, []string{"a", "b"}},
+		"one was taken, the other failed":   {[]*manifest.Manifest{taken("etcd/main", "new")}, []string{"new", "events"}},
+		"one has no manifest in its result": {[]*manifest.Manifest{nil, taken("etcd/events", "new")}, []string{"main", "new"}},
+		"both were taken":                   {[]*manifest.Manifest{taken("etcd/main", "a"), taken("etcd/events", "b")}, []string{"a", "b"}},
 	} {
 		var got []string
-		for _, use := range encryptionUses(t.Context(), clusters, test.results, stores) {
+		for _, use := range EncryptionUses(t.Context(), clusters, test.taken, stores) {
 			got = append(got, use.Key)
 		}
 		if !slices.Equal(got, test.want) {

@@ -1,0 +1,155 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"lifeboat/backup"
+	"lifeboat/backup/etcd"
+	"lifeboat/internal/config"
+	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
+	"lifeboat/internal/seal"
+	"lifeboat/internal/witness"
+)
+
+// storeStall is how long a store may take no bytes while others wait for it.
+const storeStall = 2 * time.Minute
+
+// OpenToWrite opens a configuration for one who commits, and readies its stores.
+func OpenToWrite(ctx context.Context, c *config.Config, options Options) (*Session, error) {
+	trust, signer, err := Keys(c)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Open(ctx, c, trust, signer, "", options)
+	if err != nil {
+		return nil, err
+	}
+	s.ready(ctx)
+	return s, nil
+}
+
+// ready looks at all stores at once and prepares those that are to be written
+// to.
+func (s *Session) ready(ctx context.Context) {
+	var running sync.WaitGroup
+	for i := range s.Stores {
+		o := &s.Stores[i]
+		if o.Err != nil {
+			continue
+		}
+		running.Go(func() {
+			o.Err = s.within(ctx, o.URL, func(ctx context.Context) error {
+				if err := vanished(ctx, o.Repository, s.Memory); err != nil {
+					return err
+				}
+				return o.Repository.Init(ctx)
+			})
+		})
+	}
+	running.Wait()
+	for _, o := range s.Stores {
+		if o.Err != nil {
+			s.options.Events.Emit(events.StoreFailed{Store: o.URL, Err: o.Err})
+		}
+	}
+}
+
+// vanished refuses a store that held backups of the cluster when this machine
+// saw it last and holds nothing now: a disk that is not mounted must not be
+// written under its mount point, as if all were well.
+func vanished(ctx context.Context, repo *repository.Repository, memory *witness.Memory) error {
+	if len(memory.Of(repo.Name())) == 0 {
+		return nil
+	}
+	p, err := repo.Present(ctx)
+	if err != nil || p.Found {
+		return err
+	}
+	return fmt.Errorf("backups of %s were seen in this store, and nothing of them is there now: is it mounted? If it was emptied on purpose, remove its lines from %s",
+		repo.Cluster(), memory.Path())
+}
+
+// Runner makes backups to the stores of a session that was opened to write.
+func (s *Session) Runner() (*backup.Runner, error) {
+	c := s.Config
+	recipients, err := seal.ParseRecipients(c.Recipients)
+	if err != nil {
+		return nil, fmt.Errorf("%w: recipients: %w", config.ErrInvalid, err)
+	}
+	runner := &backup.Runner{
+		MinStores: c.MinStores, Recipients: recipients, RecipientNames: c.Recipients,
+		Writer: s.Writer(), Scratch: filepath.Join(c.StateDir, "scratch"), StoreStall: storeStall,
+		Witnesses: s.Memory.Heads(), Now: s.options.Now, Rand: s.options.Rand, Events: s.options.Events,
+		NextExpectedBy: func(chain manifest.Chain) *time.Time { return c.NextExpectedBy(string(chain), s.options.Now()) },
+	}
+	for _, o := range s.Stores {
+		runner.Stores = append(runner.Stores, backup.Store{
+			URL: o.URL, Repository: o.Repository, Err: o.Err, RetainDays: o.Settings.S3.ObjectLock.Days,
+		})
+	}
+	return runner, nil
+}
+
+// EtcdConfig maps a cluster's settings to those of the package that talks to it.
+func EtcdConfig(e config.Etcd) etcd.Config {
+	return etcd.Config{Name: e.Name, Endpoints: e.Endpoints, CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile}
+}
+
+// Limits are a configuration's bounds on what a capture may cost.
+func Limits(c *config.Config) etcd.Limits {
+	return etcd.Limits{MaxStall: time.Duration(c.Proof.MaxStall)}
+}
+
+// EncryptionUses are the encryption keys that etcd holds values of: of every
+// given cluster by the full that was just taken or else by the newest in a store.
+func EncryptionUses(ctx context.Context, clusters []config.Etcd, taken []*manifest.Manifest, stores []Store) []manifest.KeyUse {
+	fulls := map[manifest.Chain]*manifest.Manifest{}
+	for _, m := range taken {
+		if m != nil && m.Etcd != nil {
+			fulls[m.Chain] = m
+		}
+	}
+	for _, e := range clusters {
+		chain := EtcdConfig(e).Chain()
+		if fulls[chain] != nil {
+			continue
+		}
+		for _, o := range stores {
+			if o.Err != nil {
+				continue
+			}
+			m := newestFull(ctx, o.Repository, chain)
+			if old := fulls[chain]; m != nil && (old == nil || m.Created.After(old.Created)) {
+				fulls[chain] = m
+			}
+		}
+	}
+	var uses []manifest.KeyUse
+	for _, e := range clusters {
+		if m := fulls[EtcdConfig(e).Chain()]; m != nil {
+			uses = append(uses, m.Etcd.Encryption...)
+		}
+	}
+	return uses
+}
+
+// newestFull is a chain's newest full in one store; nil if it has none or does
+// not answer.
+func newestFull(ctx context.Context, repo *repository.Repository, chain manifest.Chain) (newest *manifest.Manifest) {
+	view, err := repo.Load(ctx, chain)
+	if err != nil {
+		return nil
+	}
+	for _, m := range view.Manifests {
+		if m.Kind == manifest.KindFull && m.Etcd != nil && (newest == nil || m.Created.After(newest.Created)) {
+			newest = m.Manifest
+		}
+	}
+	return newest
+}
