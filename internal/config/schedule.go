@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/robfig/cron/v3"
+	"lifeboat/internal/schedule"
 )
 
 // NextExpectedBy is when the next backup of a chain is late if one begins at
@@ -20,14 +20,18 @@ func (c *Config) NextExpectedBy(chain string, now time.Time) *time.Time {
 	case strings.HasPrefix(chain, "hosts/"):
 		expression = c.Schedule.Files
 	}
-	schedule, err := cron.ParseStandard(expression)
-	if err != nil { // check has refused all but the empty one
+	s, err := schedule.Parse(expression)
+	if err != nil { // check has refused it
 		return nil
 	}
-	next := schedule.Next(schedule.Next(now.UTC())).UTC().Truncate(time.Millisecond)
+	next := s.Next(now)
 	if next.IsZero() {
-		return nil // a date that never comes, such as the 30th of February
+		return nil // none, or a date that never comes, such as the 30th of February
 	}
+	if next = s.Next(next); next.IsZero() {
+		return nil
+	}
+	next = next.Truncate(time.Millisecond)
 	return &next
 }
 
@@ -36,10 +40,7 @@ func (s Schedule) check(complain func(string, string, ...any) error) error {
 	for _, e := range []struct{ key, expression string }{
 		{"full", s.Full}, {"files", s.Files}, {"verify", s.Verify}, {"prune", s.Prune}, {"drill", s.Drill},
 	} {
-		if e.expression == "" {
-			continue
-		}
-		if _, err := cron.ParseStandard(e.expression); err != nil {
+		if _, err := schedule.Parse(e.expression); err != nil {
 			return complain("schedule."+e.key, "%q: want minute, hour, day, month and weekday, such as \"0 */6 * * *\", or @every 6h: %v", e.expression, err)
 		}
 	}

@@ -23,7 +23,7 @@ var layers = []struct {
 	level    string
 	packages []string
 }{
-	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status"}},
+	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status", "internal/schedule"}},
 	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config"}},
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
 	{"1c choosing a backend", []string{"storage/open"}},
@@ -32,7 +32,8 @@ var layers = []struct {
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
-	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent"}},
+	{"4b what an agent shows", []string{"internal/web"}},
+	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
 
@@ -61,6 +62,7 @@ var homes = []struct {
 	{"filippo.io/age", []string{"internal/seal", "backup", "restore", "cmd/lifeboat", "internal/demo", "internal/kit"}, "sealing is seal's; others only pass keys along"},
 	{"golang.org/x/mod/sumdb/note", []string{"internal/manifest"}, "signing is manifest's"},
 	{"k8s.io", []string{"backup/host", "internal/kubefixture"}, "Kubernetes' types are needed for static pods only"},
+	{"github.com/robfig/cron", []string{"internal/schedule"}, "its parser panics on some expressions, and its runner catches nothing up"},
 	{"log/slog", []string{"cmd/lifeboat", "internal/manifest"}, "libraries emit events and don't log; manifest only hides keys from logs"},
 }
 
