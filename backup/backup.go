@@ -47,12 +47,22 @@ type Runner struct {
 	Now            func() time.Time
 	Rand           io.Reader
 	Events         events.Listener
+
+	// Unattended is for one who tries again by itself. It leaves the source alone
+	// unless MinStores stores could be opened. And it drops a full at its commit in
+	// every store where a newer one of the same etcd cluster is already: it took so
+	// long that another agent served its slot. By hand, one store that is open
+	// makes a backup worth taking, and a backup that was asked for is kept.
+	Unattended bool
 }
 
 // Result says what became of one backup.
 type Result struct {
 	Manifest *manifest.Manifest // as the first store committed it
 	Commits  []Commit           // one a store, in the configured order
+
+	Object    manifest.Object // the data object, in the stores that took it
+	Overtaken bool            // dropped in so many stores, for newer ones, that it counts as served by those
 }
 
 // Commit is one store's part of a result.
@@ -69,6 +79,9 @@ type Commit struct {
 const finishStalls = 5
 
 func (r *Runner) farewell() time.Duration { return min(patience.Farewell, r.StoreStall) }
+
+// ErrOvertaken is a commit's error where the store holds a newer full already.
+var ErrOvertaken = errors.New("dropped: a newer full of the same etcd is there already")
 
 // ErrTooFewStores says that a backup reached fewer stores than configured.
 var ErrTooFewStores = errors.New("too few stores took the backup")
@@ -99,11 +112,15 @@ func (r *Runner) now() time.Time { return r.Now().UTC().Truncate(time.Millisecon
 // and decides whether that is enough.
 func (r *Runner) commit(ctx context.Context, draft *manifest.Manifest, data sealed) (*Result, error) {
 	draft.Objects = []manifest.Object{data.object}
-	result := &Result{}
-	committed := 0
+	result := &Result{Object: data.object}
+	committed, overtaken := 0, 0
 	result.Commits = r.commitToAll(ctx, draft, data.errs)
 	for i, commit := range result.Commits {
 		store := r.Stores[i]
+		if errors.Is(commit.Err, ErrOvertaken) {
+			overtaken++
+			continue
+		}
 		if commit.Err != nil {
 			r.Events.Emit(events.StoreFailed{Store: store.URL, Chain: string(draft.Chain), Err: commit.Err})
 			continue
@@ -117,7 +134,8 @@ func (r *Runner) commit(ctx context.Context, draft *manifest.Manifest, data seal
 			ID: string(draft.ID), Created: draft.Created, Bytes: data.object.Size,
 		})
 	}
-	if committed < max(1, r.MinStores) {
+	result.Overtaken = overtaken > 0 && committed == 0
+	if committed+overtaken < max(1, r.MinStores) {
 		errs := []error{fmt.Errorf("%w: %s in %d of %d, at least %d needed", ErrTooFewStores, draft.Chain, committed, len(r.Stores), max(1, r.MinStores))}
 		for _, c := range result.Commits {
 			if c.Err != nil {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"lifeboat/backup/etcd"
 	"lifeboat/internal/durable"
@@ -14,7 +16,6 @@ import (
 	"lifeboat/internal/follow"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/patience"
-	"lifeboat/internal/repository"
 )
 
 // snapshotFile is a full's data object: what it becomes as each layer is
@@ -24,6 +25,9 @@ const snapshotFile = "snapshot.db.zst.age"
 // Etcd takes one full backup of the cluster. The result says what each store
 // did, also when an error says that too few of them did it.
 func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limits) (*Result, error) {
+	if err := r.enoughOpen(); err != nil {
+		return nil, fmt.Errorf("back up %s: %w", config.Chain(), err)
+	}
 	cluster, err := etcd.Open(config, limits, r.Events)
 	if err != nil {
 		return nil, err
@@ -40,8 +44,38 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 	}
 	draft := r.draft(config.Chain(), manifest.KindFull, taken.id, created)
 	draft.Etcd, draft.Degraded, draft.Unproved = &taken.capture.Etcd, taken.capture.Degraded, taken.capture.Unproved
-	draft.Etcd.Rate = r.rate(ctx, draft, taken.data)
+	before := r.newestFulls(ctx, draft, taken.data)
+	draft.Etcd.Rate = rate(draft, before)
+	if r.Unattended {
+		for i, m := range before {
+			if m != nil && overtakes(m, draft) {
+				taken.data.errs[i] = fmt.Errorf("%w: backup %s of %s", ErrOvertaken, m.ID, m.Created.Format(time.RFC3339))
+			}
+		}
+	}
 	return r.commit(ctx, draft, taken.data)
+}
+
+// enoughOpen reports whether so many stores were opened well that the source is
+// worth asking.
+func (r *Runner) enoughOpen() error {
+	need := 1
+	if r.Unattended {
+		need = max(1, r.MinStores)
+	}
+	open := 0
+	var errs []error
+	for _, store := range r.Stores {
+		if store.Err == nil {
+			open++
+		} else {
+			errs = append(errs, fmt.Errorf("%s: %w", store.URL, store.Err))
+		}
+	}
+	if open < need {
+		return errors.Join(append([]error{fmt.Errorf("%w: %d of %d answer, at least %d needed", ErrTooFewStores, open, len(r.Stores), need)}, errs...)...)
+	}
+	return nil
 }
 
 // taken is a snapshot whose data object is durable in at least one store.
@@ -219,17 +253,34 @@ func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, pla
 	return t, nil
 }
 
-// rate is how many revisions a second the cluster has made since the chain's
-// last full, for the revision bump of a later restore; 0 when unknown.
-func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest, data sealed) float64 {
+// newestFulls looks up the chain's newest full in every store that holds the
+// data, all at once; nil where there is none of the same etcd cluster, or no
+// answer: the commit will tell.
+func (r *Runner) newestFulls(ctx context.Context, draft *manifest.Manifest, data sealed) []*manifest.Manifest {
+	newest := make([]*manifest.Manifest, len(r.Stores))
+	var running sync.WaitGroup
 	for i, store := range r.Stores {
 		if data.errs[i] != nil {
 			continue
 		}
-		last, err := patience.Within(ctx, r.StoreStall, r.farewell(), func(ctx context.Context) (*manifest.Manifest, error) {
-			return store.Repository.Resolve(ctx, draft.Chain, repository.Point{})
+		running.Go(func() {
+			m, err := patience.Within(ctx, r.StoreStall, r.farewell(), func(ctx context.Context) (*manifest.Manifest, error) {
+				return store.Repository.NewestFull(ctx, draft.Chain)
+			})
+			if err == nil && m != nil && m.Etcd.ClusterID == draft.Etcd.ClusterID {
+				newest[i] = m
+			}
 		})
-		if err != nil || last.Etcd == nil || last.Etcd.ClusterID != draft.Etcd.ClusterID {
+	}
+	running.Wait()
+	return newest
+}
+
+// rate is how many revisions a second the cluster has made since the chain's
+// last full, for the revision bump of a later restore; 0 when unknown.
+func rate(draft *manifest.Manifest, before []*manifest.Manifest) float64 {
+	for _, last := range before {
+		if last == nil {
 			continue
 		}
 		seconds := draft.Created.Sub(last.Created).Seconds()
@@ -238,4 +289,12 @@ func (r *Runner) rate(ctx context.Context, draft *manifest.Manifest, data sealed
 		}
 	}
 	return 0
+}
+
+// overtakes reports whether a full of the same etcd cluster makes the draft
+// pointless: its capture began later and reached no less. One that is less than
+// it should be makes nothing pointless that is whole.
+func overtakes(newer, draft *manifest.Manifest) bool {
+	return newer.Created.After(draft.Created) && newer.Etcd.Revision >= draft.Etcd.Revision &&
+		(len(newer.Degraded) == 0 || len(draft.Degraded) > 0)
 }

@@ -6,6 +6,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -59,10 +61,12 @@ func (l Limits) withDefaults() Limits {
 
 // Cluster talks to the members of one etcd cluster. Close it after use.
 type Cluster struct {
-	config  Config
-	limits  Limits
-	events  events.Listener
-	tls     *tls.Config
+	config Config
+	limits Limits
+	events events.Listener
+	tls    *tls.Config
+
+	mu      sync.Mutex
 	clients map[string]*clientv3.Client // by endpoint
 }
 
@@ -94,6 +98,8 @@ func Open(config Config, limits Limits, listener events.Listener) (*Cluster, err
 
 // Close ends all connections.
 func (c *Cluster) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var errs []error
 	for _, client := range c.clients {
 		errs = append(errs, client.Close())
@@ -110,6 +116,8 @@ const (
 )
 
 func (c *Cluster) client(endpoint string) (*clientv3.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if client := c.clients[endpoint]; client != nil {
 		return client, nil
 	}
@@ -179,48 +187,65 @@ func (s *Survey) Voters() int {
 
 // Survey asks every member for its state and makes one linearizable read,
 // whose revision is the floor that a snapshot must reach. It fails only when
-// no member at all answers.
+// no member at all answers. Members are asked at once: the dead ones together
+// cost one call's limit.
 func (c *Cluster) Survey(ctx context.Context) (*Survey, error) {
-	states, listed, err := c.askEndpoints(ctx)
+	survey, err := c.Ask(ctx)
 	if err != nil {
 		return nil, err
 	}
-	survey := &Survey{}
-	for _, member := range listed {
-		state, asked := states[member.ID]
-		if !asked {
-			state = c.askMember(ctx, member)
-		}
-		state.Member = member
-		if state.Err == nil {
-			survey.ClusterID = state.clusterFromIt
-		}
-		survey.Members = append(survey.Members, state)
-	}
-	slices.SortFunc(survey.Members, func(a, b MemberState) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
 	survey.Floor, survey.FloorErr = c.floor(ctx, survey)
 	return survey, nil
 }
 
+// Ask is Survey without the linearizable read.
+func (c *Cluster) Ask(ctx context.Context) (*Survey, error) {
+	asked, listed, err := c.askEndpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	survey := &Survey{Members: make([]MemberState, len(listed))}
+	var running sync.WaitGroup
+	for i, member := range listed {
+		running.Go(func() {
+			state := c.askMember(ctx, member, asked)
+			state.Member = member
+			survey.Members[i] = state
+		})
+	}
+	running.Wait()
+	for _, state := range survey.Members {
+		if state.Err == nil {
+			survey.ClusterID = state.clusterFromIt
+		}
+	}
+	slices.SortFunc(survey.Members, func(a, b MemberState) int { return cmp.Compare(a.ID, b.ID) })
+	return survey, nil
+}
+
+// answer is what came of asking one endpoint.
+type answer struct {
+	id    manifest.EtcdID // of the member that it leads to
+	state MemberState
+}
+
 // askEndpoints asks the configured endpoints for their state and for the
 // member list. The list is a local read, so that it also works without quorum.
-func (c *Cluster) askEndpoints(ctx context.Context) (map[manifest.EtcdID]MemberState, []manifest.Member, error) {
-	states := map[manifest.EtcdID]MemberState{}
+func (c *Cluster) askEndpoints(ctx context.Context) (map[string]answer, []manifest.Member, error) {
+	answers := make([]answer, len(c.config.Endpoints))
+	var running sync.WaitGroup
+	for i, endpoint := range c.config.Endpoints {
+		running.Go(func() { answers[i].id, answers[i].state = c.status(ctx, endpoint) })
+	}
+	running.Wait()
+	asked := map[string]answer{}
 	var listed []manifest.Member
 	var errs []error
-	for _, endpoint := range c.config.Endpoints {
-		id, state := c.status(ctx, endpoint)
-		if state.Err != nil {
-			errs = append(errs, state.Err)
+	for i, endpoint := range c.config.Endpoints {
+		asked[endpoint] = answers[i]
+		if err := answers[i].state.Err; err != nil {
+			errs = append(errs, err)
 			continue
-		}
-		if _, twice := states[id]; !twice {
-			states[id] = state
 		}
 		if listed == nil {
 			members, err := c.memberList(ctx, endpoint)
@@ -233,7 +258,7 @@ func (c *Cluster) askEndpoints(ctx context.Context) (map[manifest.EtcdID]MemberS
 	if listed == nil {
 		return nil, nil, fmt.Errorf("etcd %q: no endpoint answered: %w", c.config.Name, errors.Join(errs...))
 	}
-	return states, listed, nil
+	return asked, listed, nil
 }
 
 func (c *Cluster) memberList(ctx context.Context, endpoint string) ([]manifest.Member, error) {
@@ -267,24 +292,32 @@ func lines(urls []string) []string {
 	return list
 }
 
-// askMember reaches a member that no configured endpoint leads to, by its own
-// client URLs.
-func (c *Cluster) askMember(ctx context.Context, member manifest.Member) MemberState {
+// askMember gives a member's state by the configured endpoint that led to it,
+// or else asks it by its own client URLs. What was asked is not asked again.
+func (c *Cluster) askMember(ctx context.Context, member manifest.Member, asked map[string]answer) MemberState {
+	for _, endpoint := range c.config.Endpoints {
+		if a := asked[endpoint]; a.state.Err == nil && a.id == member.ID {
+			return a.state
+		}
+	}
 	if len(member.ClientURLs) == 0 {
 		return MemberState{Err: fmt.Errorf("member %s has not started: it has no client URL", member.ID)}
 	}
 	var errs []error
 	for _, endpoint := range member.ClientURLs {
-		id, state := c.status(ctx, endpoint)
-		if state.Err == nil && id == member.ID {
-			return state
+		a, known := asked[endpoint]
+		if !known {
+			a.id, a.state = c.status(ctx, endpoint)
 		}
-		if state.Err == nil {
-			state.Err = fmt.Errorf("%s leads to member %s, not to %s", endpoint, id, member.ID)
+		if a.state.Err == nil && a.id == member.ID {
+			return a.state
 		}
-		errs = append(errs, state.Err)
+		if a.state.Err == nil {
+			a.state.Err = fmt.Errorf("%s leads to member %s, not to %s", endpoint, a.id, member.ID)
+		}
+		errs = append(errs, a.state.Err)
 	}
-	return MemberState{Endpoint: member.ClientURLs[0], Err: errors.Join(errs...)}
+	return MemberState{Endpoint: member.ClientURLs[0], Local: isLocal(member.ClientURLs[0]), Err: errors.Join(errs...)}
 }
 
 func (c *Cluster) status(ctx context.Context, endpoint string) (manifest.EtcdID, MemberState) {
@@ -313,20 +346,37 @@ func (c *Cluster) status(ctx context.Context, endpoint string) (manifest.EtcdID,
 // cluster's revision.
 const floorKey = "lifeboat/floor"
 
+// floor reads through all members that know a leader at once, and takes the
+// first answer.
 func (c *Cluster) floor(ctx context.Context, survey *Survey) (manifest.Revision, error) {
-	var errs []error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		revision manifest.Revision
+		err      error
+	}
+	outcomes := make(chan outcome, len(survey.Members))
+	reading := 0
 	for _, member := range survey.Members {
 		if member.Err != nil || member.Learner || member.Leader == 0 {
 			continue
 		}
-		revision, err := c.readRevision(ctx, member.Endpoint)
-		if err == nil {
-			return revision, nil
-		}
-		errs = append(errs, err)
+		reading++
+		go func() {
+			revision, err := c.readRevision(ctx, member.Endpoint)
+			outcomes <- outcome{revision, err}
+		}()
 	}
-	if len(errs) == 0 {
+	if reading == 0 {
 		return 0, errors.New("no member knows a leader")
+	}
+	var errs []error
+	for range reading {
+		o := <-outcomes
+		if o.err == nil {
+			return o.revision, nil
+		}
+		errs = append(errs, o.err)
 	}
 	return 0, errors.Join(errs...)
 }

@@ -256,8 +256,9 @@ const alwaysIndexed = 256
 
 // epoch is the view's, or the next when a full shows that etcd's history is
 // another one: its cluster id changed, or its revision went back. Two captures
-// that overlap and commit in the opposite order start an epoch that was not
-// needed; mixing two histories in one would be worse.
+// may overlap and commit in the opposite order, and a degraded one may be of a
+// member that lags: only a whole capture that began after the newest one can
+// say that the revision went back.
 func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Manifest) (uint64, error) {
 	if view.Head == nil {
 		return 1, nil
@@ -266,30 +267,21 @@ func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Mani
 	if draft.Kind != manifest.KindFull || draft.Etcd == nil {
 		return epoch, nil
 	}
-	for _, e := range slices.Backward(view.st.live) {
-		if e.Kind != manifest.KindFull && e.Kind != manifest.KindSegment {
-			continue
-		}
-		s := view.st.slots[e.Sequence]
-		if s == nil {
-			var err error
-			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
-				return 0, err
-			}
-		}
-		if s.m == nil {
-			continue // reported elsewhere
-		}
-		if span := s.m.Span; span != nil {
-			if draft.Etcd.Revision < span.Last {
-				return epoch + 1, nil
-			}
-			continue
-		}
-		if s.m.Etcd.ClusterID != draft.Etcd.ClusterID || draft.Etcd.Revision < s.m.Etcd.Revision {
+	recent, err := r.recentFulls(ctx, view)
+	if err != nil {
+		return 0, err
+	}
+	newest := newestOf(recent)
+	if newest != nil && newest.Etcd.ClusterID != draft.Etcd.ClusterID {
+		return epoch + 1, nil
+	}
+	if newest == nil || len(draft.Degraded) > 0 || !draft.Created.After(newest.Created) {
+		return epoch, nil
+	}
+	for _, m := range recent {
+		if draft.Etcd.Revision < reached(m) {
 			return epoch + 1, nil
 		}
-		return epoch, nil
 	}
 	return epoch, nil
 }
