@@ -112,7 +112,7 @@ func (r *Runner) takeSnapshot(ctx context.Context, cluster *etcd.Cluster, chain 
 				}
 			}
 			return t, nil
-		case errors.Is(err, errAllStoresFailed), ctx.Err() != nil:
+		case errors.Is(err, ErrNoStore), ctx.Err() != nil:
 			return nil, err
 		case errors.As(err, &bad) && bad.Dissents:
 			bads = append(bads, bad)
@@ -161,8 +161,10 @@ func (r *Runner) noScratch(source etcd.Source) string {
 }
 
 var (
-	errScratch         = errors.New("scratch")
-	errAllStoresFailed = errors.New("every store failed")
+	errScratch = errors.New("scratch")
+
+	// ErrNoStore says that not one store took the data.
+	ErrNoStore = errors.New("every store failed")
 )
 
 // throughScratch streams into a scratch file at full speed while the sealer
@@ -230,7 +232,7 @@ func (r *Runner) captureAndSpread(ctx context.Context, chain manifest.Chain, pla
 		var err error
 		t.data, err = r.spread(ctx, chain, id, manifest.RoleSnapshot, snapshotFile, plain(ctx))
 		if err != nil {
-			err = fmt.Errorf("%w: %w", errAllStoresFailed, err)
+			err = fmt.Errorf("%w: %w", ErrNoStore, err)
 			cancel(err)
 		}
 		spreadDone <- err

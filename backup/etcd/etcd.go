@@ -70,27 +70,31 @@ type Cluster struct {
 	clients map[string]*clientv3.Client // by endpoint
 }
 
+// ErrConfig says that the cluster's settings or the files that they name can't
+// be used.
+var ErrConfig = errors.New("can't be used as configured")
+
 // Open prepares connections; it does not need a live member.
 func Open(config Config, limits Limits, listener events.Listener) (*Cluster, error) {
 	c := &Cluster{config: config, limits: limits.withDefaults(), events: listener, clients: map[string]*clientv3.Client{}}
 	if len(config.Endpoints) == 0 {
-		return nil, fmt.Errorf("etcd %q: no endpoints", config.Name)
+		return nil, fmt.Errorf("etcd %q %w: no endpoints", config.Name, ErrConfig)
 	}
 	for _, endpoint := range config.Endpoints {
 		if u, err := url.Parse(endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			return nil, fmt.Errorf("etcd %q: endpoint %q is not an http or https URL", config.Name, endpoint)
+			return nil, fmt.Errorf("etcd %q %w: endpoint %q is not an http or https URL", config.Name, ErrConfig, endpoint)
 		}
 	}
 	if config.CAFile != "" || config.CertFile != "" || config.KeyFile != "" {
 		info := transport.TLSInfo{TrustedCAFile: config.CAFile, CertFile: config.CertFile, KeyFile: config.KeyFile, Logger: zap.NewNop()}
 		if config.CAFile != "" {
 			if _, err := os.Stat(config.CAFile); err != nil {
-				return nil, fmt.Errorf("etcd %q: read the CA's certificate, caFile: %w", config.Name, err)
+				return nil, fmt.Errorf("etcd %q %w: read the CA's certificate, caFile: %w", config.Name, ErrConfig, err)
 			}
 		}
 		var err error
 		if c.tls, err = info.ClientConfig(); err != nil {
-			return nil, fmt.Errorf("etcd %q: load client certificate: %w", config.Name, err)
+			return nil, fmt.Errorf("etcd %q %w: load client certificate: %w", config.Name, ErrConfig, err)
 		}
 	}
 	return c, nil

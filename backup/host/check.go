@@ -94,6 +94,24 @@ func parsePEM(data []byte) parsedPEM {
 	return out
 }
 
+// parseCertificates is parsePEM for the certificates only: keys among them are
+// passed over unread.
+func parseCertificates(data []byte) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			return certs
+		}
+		if block.Type != "CERTIFICATE" && block.Type != "TRUSTED CERTIFICATE" {
+			continue
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			certs = append(certs, cert)
+		}
+	}
+}
+
 func publicOf(der []byte) (crypto.PublicKey, error) {
 	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
 		if s, ok := key.(crypto.Signer); ok {

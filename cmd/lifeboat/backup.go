@@ -95,7 +95,7 @@ func (a *app) backup(ctx context.Context, only string) error {
 		for _, r := range results {
 			taken = append(taken, r.Manifest)
 		}
-		uses := session.EncryptionUses(ctx, c.Etcd, taken, s.Stores)
+		uses := s.EncryptionUses(ctx, taken)
 		note(runner.Files(ctx, host.Options{
 			Root: c.Host.Root, ExtraPaths: c.Host.ExtraPaths, Node: c.Node, Now: a.now, Events: runner.Events,
 		}, uses))

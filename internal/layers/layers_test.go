@@ -34,6 +34,7 @@ var layers = []struct {
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
 	{"4b what an agent shows", []string{"internal/web"}},
 	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent"}},
+	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
 

@@ -12,6 +12,7 @@ import (
 	"lifeboat/internal/config"
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
 	"lifeboat/internal/witness"
@@ -107,48 +108,51 @@ func Limits(c *config.Config) etcd.Limits {
 }
 
 // EncryptionUses are the encryption keys that etcd holds values of: of every
-// given cluster by the full that was just taken or else by the newest in a store.
-func EncryptionUses(ctx context.Context, clusters []config.Etcd, taken []*manifest.Manifest, stores []Store) []manifest.KeyUse {
+// configured cluster by the full that was just taken or else by the newest in a
+// store.
+func (s *Session) EncryptionUses(ctx context.Context, taken []*manifest.Manifest) []manifest.KeyUse {
 	fulls := map[manifest.Chain]*manifest.Manifest{}
 	for _, m := range taken {
 		if m != nil && m.Etcd != nil {
 			fulls[m.Chain] = m
 		}
 	}
-	for _, e := range clusters {
-		chain := EtcdConfig(e).Chain()
-		if fulls[chain] != nil {
-			continue
-		}
-		for _, o := range stores {
-			if o.Err != nil {
-				continue
-			}
-			m := newestFull(ctx, o.Repository, chain)
-			if old := fulls[chain]; m != nil && (old == nil || m.Created.After(old.Created)) {
-				fulls[chain] = m
-			}
-		}
-	}
 	var uses []manifest.KeyUse
-	for _, e := range clusters {
-		if m := fulls[EtcdConfig(e).Chain()]; m != nil {
+	for _, e := range s.Config.Etcd {
+		chain := EtcdConfig(e).Chain()
+		m := fulls[chain]
+		if m == nil {
+			m = s.newestFull(ctx, chain)
+		}
+		if m != nil {
 			uses = append(uses, m.Etcd.Encryption...)
 		}
 	}
 	return uses
 }
 
-// newestFull is a chain's newest full in one store; nil if it has none or does
-// not answer.
-func newestFull(ctx context.Context, repo *repository.Repository, chain manifest.Chain) (newest *manifest.Manifest) {
-	view, err := repo.Load(ctx, chain)
-	if err != nil {
-		return nil
+// newestFull is a chain's newest full in any store; nil if there is none or no
+// store answers.
+func (s *Session) newestFull(ctx context.Context, chain manifest.Chain) (newest *manifest.Manifest) {
+	found := make([]*manifest.Manifest, len(s.Stores))
+	var running sync.WaitGroup
+	for i, o := range s.Stores {
+		if o.Err != nil {
+			continue
+		}
+		running.Go(func() {
+			m, err := patience.Within(ctx, openLimit, patience.Farewell, func(ctx context.Context) (*manifest.Manifest, error) {
+				return o.Repository.NewestFull(ctx, chain)
+			})
+			if err == nil {
+				found[i] = m
+			}
+		})
 	}
-	for _, m := range view.Manifests {
-		if m.Kind == manifest.KindFull && m.Etcd != nil && (newest == nil || m.Created.After(newest.Created)) {
-			newest = m.Manifest
+	running.Wait()
+	for _, m := range found {
+		if m != nil && (newest == nil || m.Created.After(newest.Created)) {
+			newest = m
 		}
 	}
 	return newest

@@ -93,7 +93,8 @@ func TestEncryptionKeysInUseAreThoseOfEveryConfiguredEtcd(t *testing.T) {
 		"both were taken":                   {[]*manifest.Manifest{taken("etcd/main", "a"), taken("etcd/events", "b")}, []string{"a", "b"}},
 	} {
 		var got []string
-		for _, use := range EncryptionUses(t.Context(), clusters, test.taken, stores) {
+		s := &Session{Config: &config.Config{Etcd: clusters}, Stores: stores}
+		for _, use := range s.EncryptionUses(t.Context(), test.taken) {
 			got = append(got, use.Key)
 		}
 		if !slices.Equal(got, test.want) {
