@@ -32,7 +32,7 @@ var layers = []struct {
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
-	{"4b what an agent shows", []string{"internal/web"}},
+	{"4b what an agent shows", []string{"internal/web", "internal/metrics"}},
 	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
@@ -64,6 +64,7 @@ var homes = []struct {
 	{"golang.org/x/mod/sumdb/note", []string{"internal/manifest"}, "signing is manifest's"},
 	{"k8s.io", []string{"backup/host", "internal/kubefixture"}, "Kubernetes' types are needed for static pods only"},
 	{"github.com/robfig/cron", []string{"internal/schedule"}, "its parser panics on some expressions, and its runner catches nothing up"},
+	{"github.com/prometheus", []string{"internal/metrics"}, "etcd's client fills the default registry; one package keeps to its own"},
 	{"log/slog", []string{"cmd/lifeboat", "internal/manifest"}, "libraries emit events and don't log; manifest only hides keys from logs"},
 }
 

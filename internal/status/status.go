@@ -137,6 +137,7 @@ type Run struct {
 	StoredBytes int64         `json:"storedBytes"`
 	Degraded    []string      `json:"degraded"`
 	Unproved    []string      `json:"unproved"`
+	Mismatches  int           `json:"mismatches"` // etcd members whose HashKV differed from the majority's
 }
 
 // Certificate is one certificate of this node.
