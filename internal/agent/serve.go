@@ -66,7 +66,7 @@ func newRun(t target, started time.Time, took time.Duration, o outcome[*Outcome]
 	}
 	if did := o.value; did != nil {
 		run.Message, run.ID, run.Revision = line(did.Message), string(did.ID), int64(did.Revision)
-		run.PlainBytes, run.StoredBytes = did.PlainBytes, did.StoredBytes
+		run.PlainBytes, run.StoredBytes, run.Mismatches = did.PlainBytes, did.StoredBytes, did.Mismatches
 		run.Degraded, run.Unproved = append(run.Degraded, did.Degraded...), append(run.Unproved, did.Unproved...)
 		if did.Overtaken {
 			run.Result = status.Overtaken
