@@ -28,7 +28,7 @@ var layers = []struct {
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
 	{"1c choosing a backend", []string{"storage/open"}},
 	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
-	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test"}},
+	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest"}},
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
@@ -73,7 +73,7 @@ var homes = []struct {
 var freeInTests = []string{"filippo.io/age", "golang.org/x/mod/sumdb/note"}
 
 // harnesses are never part of the program: only tests import them.
-var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test"}
+var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest"}
 
 // pkg is one folder of Go files.
 type pkg struct {
