@@ -37,6 +37,7 @@ type Options struct {
 	TLS        bool // serve HTTPS with a certificate of a fresh authority, see Server.CAFile
 	Versioning bool // keep versions; Server.Bucket has versioning enabled
 	ObjectLock bool // Server.Bucket has Object Lock enabled; implies Versioning
+	Accounts   bool // accounts beside the root's can be made, see AddAccount
 }
 
 // Server is a running versitygw. It ends with the test.
@@ -67,7 +68,7 @@ func Start(t testing.TB, opts Options) *Server {
 		SecretKey: rand.Text() + "/+" + rand.Text()[:12],
 		t:         t, opts: opts, dir: t.TempDir(),
 	}
-	for _, sub := range []string{"data", "versions"} {
+	for _, sub := range []string{"data", "versions", "accounts"} {
 		if err := os.Mkdir(filepath.Join(s.dir, sub), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -122,6 +123,9 @@ func (s *Server) run() {
 	args := []string{"--port", s.address, "--region", Region, "--quiet", "--keep-alive"}
 	if s.opts.TLS {
 		args = append(args, "--cert", s.cert, "--key", s.key)
+	}
+	if s.opts.Accounts {
+		args = append(args, "--iam-dir", filepath.Join(s.dir, "accounts"))
 	}
 	args = append(args, "posix")
 	if s.opts.Versioning {
