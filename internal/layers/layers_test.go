@@ -32,7 +32,7 @@ var layers = []struct {
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
-	{"4b what an agent shows", []string{"internal/web", "internal/metrics"}},
+	{"4b what an agent shows", []string{"internal/web", "internal/metrics", "internal/deadman"}},
 	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
