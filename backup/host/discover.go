@@ -51,17 +51,22 @@ func Discover(root string) (*Discovery, error) {
 		return nil, fmt.Errorf("look for etcd below %s: %w", root, ErrNoEtcd)
 	}
 	for _, file := range []*string{&d.CAFile, &d.CertFile, &d.KeyFile, &d.DataDir} {
-		if *file == "" {
-			continue
-		}
-		// An absolute link on the way would lead out of the root.
-		if place, err := t.resolve(*file); err == nil && len(place.Links) > 0 && filepath.Clean(root) != "/" {
-			*file = filepath.Join(root, filepath.FromSlash(place.Name))
-		} else {
-			*file = filepath.Join(root, *file)
-		}
+		t.join(root, file)
 	}
 	return d, nil
+}
+
+// join turns a file's name on the host into one that this process can open.
+func (t *tree) join(root string, file *string) {
+	if *file == "" {
+		return
+	}
+	// An absolute link on the way would lead out of the root.
+	if place, err := t.resolve(*file); err == nil && len(place.Links) > 0 && filepath.Clean(root) != "/" {
+		*file = filepath.Join(root, filepath.FromSlash(place.Name))
+	} else {
+		*file = filepath.Join(root, *file)
+	}
 }
 
 // readPods parses the static pods in the usual folders and in the kubelet's.
@@ -103,18 +108,7 @@ func readPods(t *tree) []staticPod {
 // discover looks at the etcd and kube-apiserver pods, and else at the
 // distributions that run both in one process. It returns nil when there is none.
 func discover(t *tree, pods []staticPod) *Discovery {
-	var etcd, api *container
-	for i := range pods {
-		for j := range pods[i].containers {
-			c := &pods[i].containers[j]
-			switch {
-			case c.runs("kube-apiserver"):
-				api = c
-			case c.runs("etcd") && c.option("data-dir") != "":
-				etcd = c
-			}
-		}
-	}
+	etcd, api := programs(pods)
 	d := &Discovery{EtcdServersOverrides: []string{}}
 	if api != nil {
 		d.EtcdServersOverrides = list(api.option("etcd-servers-overrides"))
@@ -155,6 +149,46 @@ func discover(t *tree, pods []staticPod) *Discovery {
 		}
 	}
 	return nil
+}
+
+// programs are the API server and its main etcd among the static pods; nil where
+// there is none. Beside another etcd, such as the events', the main one is the
+// one whose client ports the API server names.
+func programs(pods []staticPod) (etcd, api *container) {
+	var etcds []*container
+	for i := range pods {
+		for j := range pods[i].containers {
+			c := &pods[i].containers[j]
+			switch {
+			case c.runs("kube-apiserver"):
+				api = c
+			case c.runs("etcd") && c.option("data-dir") != "":
+				etcds = append(etcds, c)
+			}
+		}
+	}
+	if len(etcds) == 0 {
+		return nil, api
+	}
+	if api != nil {
+		ports := portsOf(list(api.option("etcd-servers")))
+		for _, c := range etcds {
+			if slices.ContainsFunc(portsOf(list(c.option("listen-client-urls"))), func(p string) bool { return slices.Contains(ports, p) }) {
+				return c, api
+			}
+		}
+	}
+	return etcds[0], api
+}
+
+func portsOf(urls []string) []string {
+	var ports []string
+	for _, text := range urls {
+		if u, err := url.Parse(text); err == nil && u.Port() != "" {
+			ports = append(ports, u.Port())
+		}
+	}
+	return ports
 }
 
 // endpoints prefers a loopback address that etcd listens on: it is there

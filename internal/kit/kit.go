@@ -237,29 +237,17 @@ func (k *Kit) etcds(opts Options) ([]config.Etcd, error) {
 		}
 	}
 	list := []config.Etcd{main}
-	if discovered {
-		list = append(list, overrides(found, main)...)
+	if !discovered {
+		return list, nil
+	}
+	clusters, err := host.Clusters(opts.HostRoot)
+	if err != nil {
+		return nil, fmt.Errorf("find the API server's etcd clusters below %s: %w", opts.HostRoot, err)
+	}
+	for _, c := range clusters[1:] {
+		list = append(list, config.Etcd{Name: c.Name, Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile})
 	}
 	return list, nil
-}
-
-// overrides are the separate etcd clusters of some resources, as the API
-// server's --etcd-servers-overrides names them: "/events#URL;URL".
-func overrides(found *host.Discovery, main config.Etcd) []config.Etcd {
-	var list []config.Etcd
-	seen := map[string]bool{main.Name: true}
-	for _, override := range found.EtcdServersOverrides {
-		resource, urls, ok := strings.Cut(override, "#")
-		name := strings.ReplaceAll(strings.Trim(resource, "/"), "/", "-")
-		if !ok || name == "" || seen[name] {
-			continue
-		}
-		seen[name] = true
-		e := main
-		e.Name, e.Endpoints = name, strings.Split(urls, ";")
-		list = append(list, e)
-	}
-	return list
 }
 
 type file struct {
