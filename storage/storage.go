@@ -98,6 +98,29 @@ type Version struct {
 	ID string // opaque; means something to the store that gave it
 }
 
+// Clock is implemented by stores that tell the time. What is deleted, and when,
+// depends on how old objects are by the store's clock, so a wrong clock on
+// either side must be noticed. Decorators pass it on.
+type Clock interface {
+	// Now is the time by the clock that Info.Modified is taken from, to the
+	// second or better. For a folder of this machine's own disk that is this
+	// machine's clock. Asking leaves nothing in the store that List would show.
+	Now(ctx context.Context) (time.Time, error)
+}
+
+// NowOf asks a store for its time. It reports false if the store tells none.
+func NowOf(ctx context.Context, s Store) (time.Time, bool, error) {
+	clock, ok := s.(Clock)
+	if !ok {
+		return time.Time{}, false, nil
+	}
+	now, err := clock.Now(ctx)
+	if errors.Is(err, ErrNoClock) {
+		return time.Time{}, false, nil
+	}
+	return now, err == nil, err
+}
+
 // What a caller may branch on. Backends wrap these; provider error types
 // never leave a backend.
 var (
@@ -107,7 +130,8 @@ var (
 	ErrPermission  = errors.New("not permitted by the store")
 	ErrProtected   = errors.New("object is protected from deletion")
 	ErrFull        = errors.New("no space left in the store")
-	ErrStalled     = errors.New("no progress") // no byte moved for the limit of whoever wraps it
+	ErrNoClock     = errors.New("the store tells no time") // a decorator's answer around one that is no Clock
+	ErrStalled     = errors.New("no progress")             // no byte moved for the limit of whoever wraps it
 )
 
 // MaxNameLength is the longest object name in bytes: S3's limit of 1024 less

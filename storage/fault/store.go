@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 
 	"lifeboat/storage"
 )
@@ -206,4 +207,17 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return s.end(p, Delete, name, nil)
 	}
 	return s.end(p, Delete, name, s.inner.Delete(ctx, name))
+}
+
+// Now implements storage.Clock. Asking for the time is no operation that is
+// counted, but a crashed store does not answer.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	if s.Crashed() {
+		return time.Time{}, ErrCrashed
+	}
+	now, known, err := storage.NowOf(ctx, s.inner)
+	if err == nil && !known {
+		err = storage.ErrNoClock
+	}
+	return now, err
 }

@@ -67,6 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, options ...Option)
 		{"deleting the last of a folder doesn't hurt who writes there", s.testDeleteRace},
 		{"versions are kept, newest first", s.testVersions},
 		{"a protected object outlives a Delete", s.testProtected},
+		{"the time is that of its objects", s.testClock},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s.open(t)) })
 	}
