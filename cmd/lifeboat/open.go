@@ -74,6 +74,9 @@ func (a *app) runner(ctx context.Context) (*backup.Runner, *session.Session, err
 	if err != nil {
 		return nil, nil, err
 	}
+	if c, err = session.Discovered(c); err != nil {
+		a.warn("%v", err)
+	}
 	s, err := session.OpenToWrite(ctx, c, a.options())
 	if err != nil {
 		return nil, nil, err

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lifeboat/internal/agent"
+	"lifeboat/internal/agent/work"
+	"lifeboat/internal/config"
+	"lifeboat/internal/events"
+	"lifeboat/internal/metrics"
+	"lifeboat/internal/session"
+	"lifeboat/internal/status"
+	"lifeboat/storage"
+)
+
+// daemon wires an agent to what shows it: log, metrics and page.
+type daemon struct {
+	app     *app
+	log     *slog.Logger
+	node    string // instead of the configuration's
+	cluster string // full name
+	metrics *metrics.Metrics
+	agent   *agent.Agent
+	config  atomic.Pointer[config.Config] // as in use: with what was discovered
+
+	// Of attend alone, once run has begun.
+	file    *config.Config // as read
+	server  *server
+	deadMan *deadMan
+}
+
+// newDaemon reads the configuration and the keys that it names, and makes the
+// agent. Nothing runs yet: etcd and the stores may be down.
+func (a *app) newDaemon(log *slog.Logger, node string) (*daemon, error) {
+	d := &daemon{app: a, log: log, node: node}
+	file, c, err := d.read()
+	if err != nil {
+		return nil, err
+	}
+	trust, _, err := session.Keys(c)
+	if err != nil {
+		return nil, err
+	}
+	d.cluster, d.file = trust.Cluster, file
+	d.config.Store(c)
+	d.metrics = metrics.New(metrics.Options{Status: d.status})
+	listener := d.metrics.Listener().Both(d.event)
+	works := work.New(work.Options{
+		Config: c, Now: a.now, Rand: a.rand, Version: version(), Events: listener,
+		Wrap: func(url string, s storage.Store) storage.Store {
+			return storage.Metered(s, func(op, code string) { d.metrics.OnRequest(url, op, code) })
+		},
+	})
+	d.agent, err = agent.New(agent.Options{
+		Config: c, Works: works, Cluster: d.cluster, Version: version(), Wall: a.now, Events: listener, OnRun: d.ran,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", config.ErrInvalid, err)
+	}
+	d.metrics.OnReload(a.now(), nil)
+	return d, nil
+}
+
+// read reads the configuration and adds the etcd clusters that it asks to
+// discover. One that can't look for them goes on with those that it has.
+func (d *daemon) read() (file, c *config.Config, err error) {
+	file, err = d.app.readConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	if d.node != "" {
+		file.Node = d.node
+		if err := hostsChain(file.Node).Check(); err != nil {
+			return nil, nil, fmt.Errorf("%w: --node: %w", errUsage, err)
+		}
+	}
+	c, err = session.Discovered(file)
+	if err != nil {
+		d.log.Warn("etcd clusters can't be discovered", "error", err)
+	}
+	return file, c, nil
+}
+
+func (d *daemon) status() *status.Status {
+	if d.agent == nil {
+		return nil
+	}
+	return d.agent.Status()
+}
+
+// once serves what is due.
+func (d *daemon) once(ctx context.Context) error {
+	if err := d.agent.Once(ctx); err != nil {
+		return fmt.Errorf("serve what is due: %w", err)
+	}
+	return nil
+}
+
+// rediscover is how often etcd clusters are looked for, and tellEvery how often
+// the log hears of what changed.
+const (
+	rediscover = 5 * time.Minute
+	tellEvery  = 10 * time.Second
+)
+
+// run works until ctx ends. Only a server that can't listen at the start, or
+// work that does not stop at the end, is an error.
+func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := d.config.Load()
+	var err error
+	if d.server, err = d.serve(ctx, c.HTTP); err != nil {
+		return err
+	}
+	d.log.Info("the agent starts", "cluster", d.cluster, "node", c.Node, "version", version(), "listen", d.server.at, "etcd", names(c))
+	d.deadMan = d.watch(ctx, c.DeadMan)
+	var running sync.WaitGroup
+	running.Go(func() { d.attend(ctx, hup) })
+	running.Go(func() { d.tell(ctx) })
+	err = d.agent.Run(ctx)
+	cancel()
+	running.Wait()
+	d.server.stop()
+	d.deadMan.stop()
+	d.log.Info("the agent has ended")
+	return err
+}
+
+// attend hears signals, and looks for etcd clusters now and then.
+func (d *daemon) attend(ctx context.Context, hup <-chan os.Signal) {
+	again := time.NewTicker(rediscover)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			if err := d.reload(ctx); err != nil {
+				d.log.Error("the configuration was refused, the old one goes on", "error", err)
+			} else {
+				d.log.Info("the configuration was read again")
+			}
+		case <-again.C:
+			d.discover(ctx)
+		}
+	}
+}
+
+// reload takes the configuration as it is now in its file, whole or not at all.
+func (d *daemon) reload(ctx context.Context) (err error) {
+	defer func() { d.metrics.OnReload(d.app.now(), err) }()
+	file, c, err := d.read()
+	if err != nil {
+		d.agent.Refused(err)
+		return err
+	}
+	if err = d.fits(c); err != nil {
+		d.agent.Refused(err)
+		return err
+	}
+	old := d.config.Load()
+	listen := c.HTTP != old.HTTP
+	next := d.server
+	if listen {
+		// Before the agent takes it, so that an address which can't be had is a
+		// reason to refuse.
+		if next, err = d.server.replaced(ctx, d, c.HTTP); err != nil {
+			d.agent.Refused(err)
+			return err
+		}
+	}
+	if err = d.agent.Reload(ctx, c); err != nil {
+		if listen {
+			d.server = next.backTo(ctx, d, old.HTTP)
+		}
+		return err
+	}
+	d.server, d.deadMan, d.file = next, d.deadMan.again(ctx, d, c.DeadMan), file
+	d.config.Store(c)
+	return nil
+}
+
+// fits refuses what only a new process can change.
+func (d *daemon) fits(c *config.Config) error {
+	trust, _, err := session.Keys(c)
+	if err != nil {
+		return err
+	}
+	if trust.Cluster != d.cluster {
+		return fmt.Errorf("%w: the trust file is of cluster %s, and this agent is of %s; restart it to change that", config.ErrInvalid, trust.Cluster, d.cluster)
+	}
+	if c.StateDir != d.config.Load().StateDir {
+		return fmt.Errorf("%w: stateDir can't change while the agent runs; restart it", config.ErrInvalid)
+	}
+	return nil
+}
+
+// discover takes etcd clusters that have come, gone or moved. What can't be
+// read leaves those that are known.
+func (d *daemon) discover(ctx context.Context) {
+	c, err := session.Discovered(d.file)
+	if err != nil {
+		d.log.Warn("etcd clusters can't be discovered", "error", err)
+		return
+	}
+	if reflect.DeepEqual(c.Etcd, d.config.Load().Etcd) {
+		return
+	}
+	if err := d.agent.Reload(ctx, c); err != nil {
+		d.log.Error("the etcd clusters that were discovered can't be used", "error", err)
+		return
+	}
+	d.log.Info("the etcd clusters have changed", "etcd", names(c))
+	d.config.Store(c)
+}
+
+func names(c *config.Config) []string {
+	var list []string
+	for _, e := range c.Etcd {
+		list = append(list, e.Name)
+	}
+	return list
+}
+
+// ran logs and counts a run that is over, and gives the memory back that it
+// took: the next one is hours away.
+func (d *daemon) ran(r status.Run) {
+	d.metrics.OnRun(r)
+	attrs := []any{"kind", r.Kind, "target", r.Target, "took", r.Duration.Round(time.Millisecond), "message", r.Message}
+	if r.ID != "" {
+		attrs = append(attrs, "id", r.ID, "stored", r.StoredBytes)
+	}
+	switch r.Result {
+	case status.Failed:
+		d.log.Error("a run failed", append(attrs, "reason", r.Reason)...)
+	default:
+		d.log.Info("a run is over", append(attrs, "result", r.Result)...)
+	}
+	for _, why := range r.Degraded {
+		d.log.Warn("the backup is degraded", "target", r.Target, "id", r.ID, "why", why)
+	}
+	go debug.FreeOSMemory()
+}
+
+// event logs what the work reports.
+func (d *daemon) event(e events.Event) {
+	switch e := e.(type) {
+	case events.StageStarted:
+		d.log.Debug("begins", "stage", e.Stage, "chain", e.Chain)
+	case events.StageDone:
+		d.log.Debug("done", "stage", e.Stage, "chain", e.Chain, "took", e.Duration.Round(time.Millisecond), "bytes", e.Bytes, "error", e.Err)
+	case events.Warning:
+		d.log.Warn(e.Message, "subject", e.Subject, "chain", e.Chain)
+	case events.Committed:
+		d.log.Info("committed", "store", e.Store, "chain", e.Chain, "sequence", e.Sequence, "id", e.ID, "bytes", e.Bytes)
+	case events.StoreFailed:
+		d.log.Warn("a store does not take part", "store", e.Store, "chain", e.Chain, "error", e.Err)
+	}
+}
+
+// tell logs problems as they come and go.
+func (d *daemon) tell(ctx context.Context) {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	told := map[string]status.Problem{}
+	for {
+		current := map[string]status.Problem{}
+		for _, p := range d.agent.Status().Problems {
+			key := p.Subject + "\x00" + string(p.Severity)
+			current[key] = p
+			if _, known := told[key]; !known {
+				d.log.Warn("a problem", "severity", p.Severity, "subject", p.Subject, "message", p.Message)
+			}
+		}
+		for key, p := range told {
+			if _, still := current[key]; !still {
+				d.log.Info("a problem is gone", "subject", p.Subject)
+			}
+		}
+		told = current
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
