@@ -49,7 +49,7 @@ type Agent struct {
 	bye     time.Duration
 	events  events.Listener
 	onRun   func(status.Run)
-	tweaks  tweaks
+	tweaks  tweaks // for tests
 
 	origin  time.Time // what the monotonic clock counts from
 	started time.Time // wall clock
@@ -67,11 +67,6 @@ type Agent struct {
 	changed      chan struct{} // closed and replaced when a decision may be another one
 	start        func(*job)    // while Run runs
 	once         bool
-}
-
-// tweaks are for tests that show that the simulation notices a broken agent.
-type tweaks struct {
-	noWatchdog, noTurns, noRetry, endless, blind bool
 }
 
 // New makes an agent and reads its journal. It starts nothing.

@@ -262,7 +262,7 @@ func (a *Agent) question(j *job, now time.Time) question {
 		q.rank, q.first = j.standing.Rank, j.standing.First
 	}
 	q.slot = j.slot(jitter, newest, now)
-	a.tweak(&q)
+	a.tweaks.question(&q)
 	return q
 }
 

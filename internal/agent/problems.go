@@ -105,7 +105,7 @@ func (a *Agent) aboutOurs(f *findings, s *status.Status, c status.Chain, j *job)
 		return
 	case a.overdue(j, c.RecoveryPoint, s.Now):
 		f.add(status.Critical, c.Name, "the newest backup is of %s and a later one is overdue: see the last runs", c.RecoveryPoint.UTC().Format(time.RFC3339))
-	case newest.IsZero() || a.overdue(j, newest, s.Now):
+	case newest.IsZero() || !newest.Equal(c.RecoveryPoint) && a.overdue(j, newest, s.Now):
 		f.add(status.Critical, c.Name, "fewer than %d stores hold a backup that is in time", a.least())
 	}
 	if c.RecoveryPoint.Sub(s.Now) > maxSkew {
@@ -122,7 +122,8 @@ func (a *Agent) aboutOurs(f *findings, s *status.Status, c status.Chain, j *job)
 		if in.Newest.After(best.Newest) {
 			best = in
 		}
-		if in.Head > 0 && !in.Read.IsZero() && a.overdue(j, in.Newest, s.Now) && !a.overdue(j, c.RecoveryPoint, s.Now) {
+		lags := in.Head > 0 && in.Newest.Before(c.RecoveryPoint)
+		if lags && a.overdue(j, in.Newest, s.Now) && !a.overdue(j, c.RecoveryPoint, s.Now) {
 			f.add(status.Warning, c.Name, "%s lags: the newest that it holds is of %s", in.Store, in.Newest.UTC().Format(time.RFC3339))
 		}
 	}

@@ -36,6 +36,7 @@ func (a *Agent) Status() *status.Status {
 		s.Certificates = []status.Certificate{}
 	}
 	s.Problems = a.problems(s)
+	a.tweaks.status(s)
 	return s
 }
 

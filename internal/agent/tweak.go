@@ -1,11 +1,22 @@
 package agent
 
-// tweak breaks a decision on purpose, for the tests of the simulation.
-func (a *Agent) tweak(q *question) {
-	t := a.tweaks
-	if t == (tweaks{}) {
-		return
-	}
+import "lifeboat/internal/status"
+
+// tweaks break an agent on purpose, to show that the simulation notices. They
+// are all off outside of its tests.
+type tweaks struct {
+	noWatchdog bool // trusts the wall clock
+	noTurns    bool // never waits for those before it
+	blind      bool // does not look at the stores again before a run
+	noRetry    bool // gives up after a failure
+	hasty      bool // does not wait between attempts
+	endless    bool // sets no deadlines
+	mute       bool // has no problems
+	rosy       bool // says that every store answers
+}
+
+// question breaks a decision.
+func (t tweaks) question(q *question) {
 	if t.noWatchdog {
 		q.seen = forever
 	}
@@ -14,5 +25,20 @@ func (a *Agent) tweak(q *question) {
 	}
 	if t.noRetry && q.failures > 0 {
 		q.failed = forever / 2
+	}
+	if t.hasty {
+		q.failures = 0
+	}
+}
+
+// status breaks what is told.
+func (t tweaks) status(s *status.Status) {
+	if t.mute {
+		s.Problems = []status.Problem{}
+	}
+	for i := range s.Stores {
+		if t.rosy {
+			s.Stores[i].Error = ""
+		}
 	}
 }

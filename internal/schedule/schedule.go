@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -18,6 +19,13 @@ import (
 type Schedule struct {
 	expression string
 	next       cron.Schedule
+	remembered atomic.Pointer[interval]
+}
+
+// interval is what Interval found for a day.
+type interval struct {
+	day     time.Time
+	longest time.Duration
 }
 
 // Parse reads minute, hour, day of month, month and weekday, or a descriptor
@@ -75,16 +83,29 @@ const (
 	leastSpan = 8 * 24 * time.Hour
 )
 
-// Interval is the longest time between two runs among those that follow a
-// time: at least the next dozen, and of frequent ones those of a week. It is 0
-// if there are no two.
+// Interval is the longest time between two runs among those that follow the
+// beginning of a day: at least the next dozen, and of frequent ones those of a
+// week. It is 0 if there are no two.
 func (s *Schedule) Interval(at time.Time) time.Duration {
-	first := s.Next(at)
-	if first.IsZero() {
+	if s == nil {
 		return 0
 	}
 	if every, ok := s.next.(cron.ConstantDelaySchedule); ok {
 		return every.Delay
+	}
+	day := at.Round(0).UTC().Truncate(24 * time.Hour)
+	if r := s.remembered.Load(); r != nil && r.day.Equal(day) {
+		return r.longest
+	}
+	r := &interval{day, s.longest(day.Add(-time.Second))}
+	s.remembered.Store(r)
+	return r.longest
+}
+
+func (s *Schedule) longest(after time.Time) time.Duration {
+	first := s.Next(after)
+	if first.IsZero() {
+		return 0
 	}
 	longest, previous := time.Duration(0), first
 	for n := 1; n < mostRuns && (n <= leastRuns || previous.Sub(first) < leastSpan); n++ {

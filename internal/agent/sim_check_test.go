@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/status"
+)
+
+const simChain = manifest.Chain("etcd/main")
+
+// patience is how long an agent that is able may take to a full, whatever the
+// clocks say: a slot, what it may not have seen for, everybody's turn before it,
+// the longest pause between two attempts, and the run.
+func (w *world) patience() time.Duration {
+	return w.interval + w.refresh + 7*grace(w.interval) + backoff(100, w.interval) +
+		w.interval/100*time.Duration(w.jitter) + 10*time.Minute
+}
+
+// check looks at the world while it lives.
+func (w *world) check() {
+	w.mu.Lock()
+	recovery := w.recovery()
+	agents := slices.Clone(w.agents)
+	now := time.Now()
+	for _, a := range agents {
+		if !a.able.IsZero() && w.tooLong(now, recovery, a) {
+			w.violate("lost: the newest full is of %s, although %s was able to take one since %s", recovery.UTC(), a.node, a.able.UTC())
+			w.fulls = append(w.fulls, now) // once is enough
+			for _, s := range w.stores {
+				s.lastAt = now
+			}
+		}
+		w.countAttempts(a, now)
+	}
+	w.mu.Unlock()
+	for _, a := range agents {
+		w.mu.Lock()
+		skip := !a.alive || a.paused != nil
+		since, offset := a.since, a.offset
+		w.mu.Unlock()
+		if skip {
+			continue
+		}
+		s := a.agent.Status()
+		w.mu.Lock()
+		w.checkStatus(a, s, now, since, offset)
+		if !recovery.IsZero() {
+			w.checkAlarm(a, s, now, since, recovery)
+		}
+		w.mu.Unlock()
+	}
+}
+
+func (w *world) tooLong(now, recovery time.Time, a *simAgent) bool {
+	from := recovery
+	if a.able.After(from) {
+		from = a.able
+	}
+	return now.Sub(from) > w.patience()
+}
+
+// countAttempts bounds the attempts of an agent within one interval. Doubling
+// pauses up to an eighth of it make about sixteen; coming back to life or a slot
+// served in between start them anew.
+func (w *world) countAttempts(a *simAgent, now time.Time) {
+	recent := 0
+	for _, at := range slices.Backward(a.attempts) {
+		if now.Sub(at) > w.interval {
+			break
+		}
+		recent++
+	}
+	if recent > 60 {
+		w.violate("%s: %d attempts within %s", a.node, recent, w.interval)
+	}
+	if len(a.attempts) > 10_000 {
+		a.attempts = a.attempts[5000:]
+	}
+}
+
+// checkStatus compares what an agent says with the truth, as far as a refresh
+// ago at most.
+func (w *world) checkStatus(a *simAgent, s *status.Status, now, since time.Time, offset time.Duration) {
+	stale := w.refresh + 2*time.Minute
+	if now.Sub(since) < stale {
+		return
+	}
+	if !s.Loaded {
+		w.violate("status: %s has not loaded after %s", a.node, now.Sub(since))
+		return
+	}
+	for i, store := range w.stores {
+		if now.Sub(a.reachSince[i]) < stale {
+			continue
+		}
+		if answers := s.Stores[i].Error == ""; answers != a.reach[i] {
+			w.violate("status: %s says that %s answers: %v, truth: %v since %s", a.node, store.url, answers, a.reach[i], a.reachSince[i].UTC())
+		}
+		for _, c := range s.Chains {
+			in, list := c.InStores[i], store.chains[manifest.Chain(c.Name)]
+			if in.Head > uint64(len(list)) {
+				w.violate("status: %s knows manifest %d of %s in %s, which has %d", a.node, in.Head, c.Name, store.url, len(list))
+				continue
+			}
+			if in.Head > 0 && !in.Newest.Equal(list[in.Head-1].created) {
+				w.violate("status: %s says that manifest %d of %s is of %s, truth: %s", a.node, in.Head, c.Name, in.Newest, list[in.Head-1].created)
+			}
+			if next := int(in.Head); a.reach[i] && next < len(list) && now.Sub(list[next].landed) > stale {
+				w.violate("status: %s has not seen manifest %d of %s in %s, there since %s", a.node, next+1, c.Name, store.url, list[next].landed.UTC())
+			}
+		}
+	}
+	if !slices.Equal(a.told, a.results) && len(a.ran) > 0 && w.quiet(a) {
+		w.violate("status: %s told of full runs %v, truth: %v", a.node, last(a.told), last(a.results))
+	}
+	for _, j := range s.Jobs {
+		if j.Kind == status.Full && !j.Running && !j.Due.IsZero() && j.Due.Sub(s.Now) > w.patience()+48*time.Hour && offset.Abs() < time.Minute {
+			w.violate("status: %s says that the next full is due in %s", a.node, j.Due.Sub(s.Now))
+		}
+	}
+}
+
+// quiet reports whether no run is on its way.
+func (w *world) quiet(a *simAgent) bool {
+	for _, n := range a.ran {
+		if n > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func last(list []string) []string { return list[max(0, len(list)-5):] }
+
+// checkAlarm wants a loud agent when there was no full for two slots and more.
+func (w *world) checkAlarm(a *simAgent, s *status.Status, now, since, recovery time.Time) {
+	long := 2*w.interval + 3*grace(w.interval) + w.refresh + w.interval/100*time.Duration(w.jitter) + time.Hour
+	if now.Sub(recovery) < long || now.Sub(since) < long {
+		return
+	}
+	loud := slices.ContainsFunc(s.Problems, func(p status.Problem) bool {
+		return p.Severity == status.Critical && (p.Subject == string(simChain) || strings.HasPrefix(p.Subject, "s3://"))
+	})
+	if !loud {
+		w.violate("%s says nothing critical although the newest full is of %s: %v", a.node, recovery.UTC(), s.Problems)
+	}
+}
+
+// judge looks at the whole of a life. The caller holds w.mu.
+func (w *world) judge(end time.Time) {
+	total := map[string]bool{}
+	for _, s := range w.stores {
+		for _, e := range s.chains[simChain] {
+			total[e.id] = true
+		}
+	}
+	slots := int(end.Sub(w.born0()) / w.interval)
+	// Everybody once a slot is the worst of turns; each jump of a clock and each
+	// new life may add one.
+	lives := 0
+	for _, a := range w.agents {
+		lives += a.life
+	}
+	if most := (slots + 2 + w.jumps + lives) * (len(w.agents) + 1); len(total) > most {
+		w.violate("%d fulls in %d slots", len(total), slots)
+	}
+	if w.calm {
+		w.judgeCalm(end)
+	}
+}
+
+func (w *world) born0() time.Time { return w.agents[0].origin }
+
+// judgeCalm wants exactly one full a slot and one prune a day where nothing
+// happens.
+func (w *world) judgeCalm(end time.Time) {
+	list := w.stores[0].chains[simChain]
+	perSlot := map[time.Time]int{}
+	for _, e := range list {
+		perSlot[w.slotOf(e.created)]++
+	}
+	for slot, n := range perSlot {
+		if n != 1 {
+			w.violate("calm: %d fulls in the slot of %s", n, slot)
+		}
+	}
+	if strings.HasPrefix(w.full.String(), "@every") {
+		if want := int(end.Sub(w.born0()) / (w.interval + 3*time.Minute)); len(list) < want {
+			w.violate("calm: %d fulls, want at least %d", len(list), want)
+		}
+	} else {
+		for slot := w.full.Next(w.born0()); slot.Add(w.interval / 5).Before(end); slot = w.full.Next(slot) {
+			if perSlot[slot] == 0 {
+				w.violate("calm: no full in the slot of %s", slot)
+			}
+		}
+	}
+	days := int(end.Sub(w.born0()) / (24 * time.Hour))
+	if w.prunes < days || w.prunes > days+len(w.agents)+1 {
+		w.violate("calm: %d prunes in %d days", w.prunes, days)
+	}
+	for _, a := range w.agents {
+		if a.verified < days || a.verified > days+2 {
+			w.violate("calm: %s verified %d times in %d days", a.node, a.verified, days)
+		}
+	}
+}
+
+// slotOf is the slot that a full fills: the last scheduled time up to then.
+func (w *world) slotOf(created time.Time) time.Time {
+	if strings.HasPrefix(w.full.String(), "@every") {
+		return created
+	}
+	at := created.Add(-w.interval)
+	for next := w.full.Next(at); !next.After(created); next = w.full.Next(at) {
+		at = next
+	}
+	return at.UTC()
+}
