@@ -129,10 +129,6 @@ func (r *Runner) commit(ctx context.Context, draft *manifest.Manifest, data seal
 		if result.Manifest == nil {
 			result.Manifest = commit.Manifest
 		}
-		r.Events.Emit(events.Committed{
-			Store: store.URL, Chain: string(draft.Chain), Sequence: uint64(commit.Manifest.Sequence),
-			ID: string(draft.ID), Created: draft.Created, Bytes: data.object.Size,
-		})
 	}
 	result.Overtaken = overtaken > 0 && committed == 0
 	if committed+overtaken < max(1, r.MinStores) {

@@ -49,22 +49,6 @@ type Store struct {
 	Backend    storage.Store // nil when it could not be opened
 	Repository *repository.Repository
 	Err        error
-
-	clock clock // nil when the store does not tell its time
-}
-
-// clock is implemented by stores that tell their time.
-type clock interface {
-	Now(ctx context.Context) (time.Time, error)
-}
-
-// Now is the store's own time, if it tells it.
-func (s Store) Now(ctx context.Context) (at time.Time, known bool, err error) {
-	if s.clock == nil {
-		return time.Time{}, false, nil
-	}
-	at, err = s.clock.Now(ctx)
-	return at, err == nil, err
 }
 
 // Session is what one verb or job works on. Nothing in it needs closing.
@@ -133,7 +117,6 @@ func (s *Session) openStore(ctx context.Context, settings config.Store) Store {
 		return o
 	}
 	o.Backend = <-opened
-	o.clock, _ = o.Backend.(clock)
 	if s.options.Wrap != nil {
 		o.Backend = s.options.Wrap(settings.URL, o.Backend)
 	}

@@ -19,6 +19,7 @@ import (
 	"lifeboat/internal/repository"
 	"lifeboat/internal/session"
 	"lifeboat/internal/status"
+	"lifeboat/storage"
 )
 
 const (
@@ -120,7 +121,7 @@ func (w *Work) lookAt(ctx context.Context, s *session.Session, o session.Store) 
 			return err
 		}
 		before := w.session.Now()
-		at, known, err := o.Now(ctx)
+		at, known, err := storage.NowOf(ctx, o.Backend)
 		if err != nil {
 			return fmt.Errorf("ask for its time: %w", err)
 		}
