@@ -37,7 +37,7 @@ type verdict struct {
 const clockSlack = 5 * time.Minute
 
 // judgeStoreOf says how one chain stands in one store.
-func judgeStoreOf(c *status.Chain, in *status.InStore, down bool) verdict {
+func judgeStoreOf(c *status.Chain, in *status.InStore, now time.Time, down bool) verdict {
 	switch {
 	case in.Read.IsZero() && down:
 		return verdict{warn, "No answer"}
@@ -53,12 +53,43 @@ func judgeStoreOf(c *status.Chain, in *status.InStore, down bool) verdict {
 		return verdict{unknown, "Empty"}
 	case in.Newest.IsZero():
 		return verdict{bad, "No backup"}
-	case !in.Late.IsZero():
-		return verdict{bad, "Late"}
+	case isLate(in, now):
+		return lateness(c, now)
 	case in.NewestWhole.Before(in.Newest):
 		return verdict{warn, "Degraded"}
 	default:
 		return verdict{good, "Valid"}
+	}
+}
+
+// lateSlack is how long after its time a backup is not yet called late: the
+// agent too waits so long for the one whose turn it is.
+const lateSlack = 5 * time.Minute
+
+// A chain of others that has been late for so long belongs to a node that is
+// gone. The agent stops naming it then, and the page stops being alarmed.
+const forgetLate = 30 * day
+
+func isLate(in *status.InStore, now time.Time) bool {
+	return !in.Late.IsZero() && now.Sub(in.Late) > lateSlack
+}
+
+// lateness is how bad it is that a chain is late: another agent's says so
+// itself, on its own page.
+func lateness(c *status.Chain, now time.Time) verdict {
+	latest := time.Time{}
+	for _, in := range c.InStores {
+		if in.Late.After(latest) {
+			latest = in.Late
+		}
+	}
+	switch {
+	case c.Ours:
+		return verdict{bad, "Late"}
+	case now.Sub(latest) > forgetLate:
+		return verdict{unknown, "Ended"}
+	default:
+		return verdict{warn, "Late"}
 	}
 }
 
@@ -69,18 +100,21 @@ func isBroken(in *status.InStore) bool {
 
 // judgePoint says how old a chain's recovery point is against what was planned.
 func judgePoint(c *status.Chain, now time.Time) verdict {
-	late, broken, kept := 0, 0, 0
+	late, broken, kept, held := 0, 0, 0, 0
 	for i := range c.InStores {
 		in := &c.InStores[i]
 		if in.Newest.IsZero() {
 			continue
 		}
 		kept++
-		if !in.Late.IsZero() {
+		if isLate(in, now) {
 			late++
 		}
-		if isBroken(in) {
-			broken++
+		if in.Newest.Equal(c.RecoveryPoint) {
+			held++
+			if isBroken(in) {
+				broken++
+			}
 		}
 	}
 	age := now.Sub(c.RecoveryPoint)
@@ -89,17 +123,17 @@ func judgePoint(c *status.Chain, now time.Time) verdict {
 		return verdict{unknown, "Not read yet"}
 	case c.RecoveryPoint.IsZero():
 		return verdict{bad, "No backup"}
-	case kept > 0 && broken == kept:
+	case held > 0 && broken == held:
 		return verdict{bad, "In doubt: the chain is broken"}
 	case age < -clockSlack:
 		return verdict{warn, "In the future: clocks differ"}
 	case kept > 0 && late == kept:
-		return verdict{bad, "Late"}
+		return lateness(c, now)
 	case c.Interval == 0 && c.Ours:
 		return verdict{unknown, "Not scheduled"}
 	case c.Interval == 0:
 		return verdict{good, "In time"} // as far as its own agent promised
-	case age > 2*c.Interval:
+	case age > 2*c.Interval+lateSlack:
 		return verdict{bad, "Late"} // whatever a store that stopped answering said
 	default:
 		return verdict{good, "In time"}
@@ -121,7 +155,7 @@ func judgeChain(c *status.Chain, now time.Time, down map[string]bool) verdict {
 		worst.Word = "Broken"
 	}
 	for i := range c.InStores {
-		in := judgeStoreOf(c, &c.InStores[i], down[c.InStores[i].Store])
+		in := judgeStoreOf(c, &c.InStores[i], now, down[c.InStores[i].Store])
 		if in.Level == bad && (in.Word == "Late" || in.Word == "No backup") && point.Level == good {
 			in = verdict{warn, in.Word + " in one store"}
 		}
@@ -175,18 +209,24 @@ func judgeCertificate(c *status.Certificate, now time.Time) verdict {
 	}
 }
 
-func judgeJob(j *status.Job, now time.Time) verdict {
+// judgeJob says how a job stands. last is its newest run that was not told to
+// stop; nil: none is remembered.
+func judgeJob(j *status.Job, last *status.Run) verdict {
+	failed := j.LastAttempt.After(j.LastSuccess)
+	if last != nil {
+		failed = last.Result == status.Failed
+	}
 	switch {
 	case j.Running:
 		return verdict{good, "Running"}
-	case j.LastAttempt.After(j.LastSuccess):
+	case failed:
 		return verdict{warn, "Last try failed"}
 	case j.Schedule == "":
 		return verdict{unknown, "Off"}
 	case j.LastSuccess.IsZero():
-		return verdict{unknown, "Not run yet"}
+		return verdict{unknown, "Not run here yet"}
 	default:
-		return verdict{good, "In time"}
+		return verdict{good, "In order"}
 	}
 }
 

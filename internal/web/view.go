@@ -199,7 +199,7 @@ func (b *builder) chain(c *status.Chain, v verdict) chainView {
 func (b *builder) inStore(c *status.Chain, in *status.InStore) inStoreView {
 	down := b.down[in.Store]
 	v := inStoreView{
-		Store: b.name(in.Store), Verdict: judgeStoreOf(c, in, down),
+		Store: b.name(in.Store), Verdict: judgeStoreOf(c, in, b.now, down),
 		Newest: b.moment(in.Newest), Proved: b.moment(in.NewestProved), Lock: b.moment(in.RetainUntil),
 		Full: in.Revision > 0 || strings.HasPrefix(c.Name, "etcd/"),
 	}
@@ -281,19 +281,30 @@ func (b *builder) jobs() (views []jobView, more int) {
 	n, more := shown(len(b.s.Jobs), b.l.jobs)
 	for i := range b.s.Jobs[:n] {
 		j := &b.s.Jobs[i]
+		last := b.lastRun(j)
 		v := jobView{
-			Name: b.jobName(j.Kind), Target: b.name(j.Target), Schedule: b.name(j.Schedule), Verdict: judgeJob(j, b.now),
+			Name: b.jobName(j.Kind), Target: b.name(j.Target), Schedule: b.name(j.Schedule), Verdict: judgeJob(j, last),
 			Last: b.moment(j.LastSuccess), Due: b.moment(j.Due), Overdue: !j.Due.IsZero() && !j.Due.After(b.now), Why: b.text(j.Why),
 		}
 		if j.Interval > 0 {
 			v.Every = every(j.Interval)
 		}
-		if j.LastAttempt.After(j.LastSuccess) && !j.Running {
+		if v.Verdict.Level == warn {
 			v.Attempt = b.moment(j.LastAttempt)
 		}
 		views = append(views, v)
 	}
 	return views, more
+}
+
+// lastRun is the newest run of a job that was not told to stop; nil: none.
+func (b *builder) lastRun(j *status.Job) *status.Run {
+	for i := range b.s.Runs {
+		if r := &b.s.Runs[i]; r.Kind == j.Kind && r.Target == j.Target && r.Reason != status.Interrupted {
+			return r
+		}
+	}
+	return nil
 }
 
 func (b *builder) runs() (views []runView, more int) {

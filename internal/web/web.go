@@ -79,7 +79,7 @@ func New(options Options) *Server {
 // once: a server that was told to protect itself never runs without.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer listener.Close()
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		return err
 	}
 	server := &http.Server{
@@ -114,8 +114,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// check reads the files once, so that a mistake shows at the start.
-func (s *Server) check() error {
+// Check reads the token and certificate files and reports what keeps Serve from
+// protecting itself. Serve checks too; a caller may want to know before.
+func (s *Server) Check() error {
 	if s.token != nil {
 		if _, err := s.token.read(); err != nil {
 			return err
