@@ -17,6 +17,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/session"
+	"lifeboat/storage"
 	"lifeboat/storage/local"
 )
 
@@ -202,7 +203,7 @@ func TestAProcessStoppedAcrossAPruneGivesUp(t *testing.T) {
 			t.Fatalf("README.txt: %v, %v", readme, err)
 		}
 		s.modified(readme[0], late)
-		swept, err := s.repository(late).Sweep(t.Context())
+		swept, err := s.repository(late).Sweep(t.Context(), repository.SweepOptions{})
 		if err != nil || swept.Objects == 0 {
 			t.Errorf("swept %+v, %v", swept, err)
 		}
@@ -256,7 +257,8 @@ func (s *site) repository(ahead time.Duration) *repository.Repository {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	repo, err := repository.Open(store, repository.Options{
+	// A store that tells its time would say that ours is wrong.
+	repo, err := repository.Open(struct{ storage.Store }{store}, repository.Options{
 		Trust: trust, Signer: signer, Name: "test", Now: func() time.Time { return time.Now().Add(ahead) }, Rand: rand.Reader,
 		Writer: manifest.Writer{Node: "cp2", Version: "test"},
 	})

@@ -24,14 +24,14 @@ var layers = []struct {
 	packages []string
 }{
 	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status", "internal/schedule"}},
-	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config"}},
+	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config", "internal/retention"}},
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
 	{"1c choosing a backend", []string{"storage/open"}},
 	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
 	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest"}},
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
-	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session"}},
+	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session", "internal/pruning"}},
 	{"4b what an agent shows", []string{"internal/web", "internal/metrics", "internal/deadman"}},
 	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},

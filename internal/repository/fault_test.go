@@ -200,14 +200,14 @@ func TestAPruneAndASweepMayStopAfterAnyOperation(t *testing.T) {
 				return w
 			},
 			func(w *world, s storage.Store) error {
-				_, err := on(w.open(), s).Sweep(w.t.Context())
+				_, err := on(w.open(), s).Sweep(w.t.Context(), SweepOptions{})
 				return err
 			},
 			func(t *testing.T, w *world, _ error) {
 				fresh := w.open()
 				w.clean(fresh)
 				w.full(fresh)
-				if _, err := fresh.Sweep(t.Context()); err != nil {
+				if _, err := fresh.Sweep(t.Context(), SweepOptions{}); err != nil {
 					t.Error(err)
 				}
 				w.clean(w.open())

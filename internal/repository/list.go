@@ -95,16 +95,6 @@ func (r *Repository) listEach(ctx context.Context, whole func(manifest.Chain, *l
 	return l, nil
 }
 
-// surely is how late it surely is, as two clocks say that need not know each
-// other: ours, and the store's when it took the newest object. Deletion waits
-// for both, so that a clock of ours that runs ahead deletes nothing early.
-func (l *listing) surely(now time.Time) time.Time {
-	if l.newest.Before(now) {
-		return l.newest
-	}
-	return now
-}
-
 func (l *listing) names() []manifest.Chain { return slices.Sorted(maps.Keys(l.chains)) }
 
 // Chains lists the chains that have at least one object in manifests/.

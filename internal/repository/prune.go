@@ -3,6 +3,7 @@ package repository
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,7 +19,19 @@ type PruneOptions struct {
 	// what is missing, so that the chain verifies again: an operator's decision
 	// after looking at the report, never a program's.
 	AcceptLosses bool
+
+	// Choose names more backups to remove. It is asked of each fresh view: of
+	// the chain's backups, in the chain's order, and of how late it surely is.
+	// What a policy decides must not go by a view that is stale.
+	Choose func(backups []Backup, now time.Time) []manifest.ID
+
+	// DryRun reads and decides, and commits nothing. It needs no signer.
+	DryRun bool
 }
+
+// ErrMayNotPrune: the trust file does not let this signing key sign prunes of
+// the chain.
+var ErrMayNotPrune = errors.New("this signing key may not prune")
 
 // Pruned says what a prune manifest names.
 type Pruned struct {
@@ -32,11 +45,26 @@ type Pruned struct {
 // Prune promises the deletion of the backups in remove, of what depends on them
 // alone, and of garbage that is older than any writer may be. It deletes
 // nothing: Sweep does, when the promise has stood for its time. It refuses
-// (ErrRefused) to remove the last backup of a chain or the newest proved one,
-// and a chain with failures (ErrVerification) unless told otherwise. Which
-// backups to remove is the retention policy's question.
+// (ErrRefused) to remove the last backup of a chain, the newest proved one and
+// what the store has locked, and refuses a chain with failures (ErrVerification)
+// unless told otherwise. Which backups to remove is the retention policy's
+// question.
 func (r *Repository) Prune(ctx context.Context, chain manifest.Chain, remove []manifest.ID, opts PruneOptions) (*Pruned, error) {
 	doing := fmt.Sprintf("prune %s in %s", chain, r.opts.Name)
+	if opts.DryRun {
+		v, err := r.load(ctx, chain, depth{signatures: true})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
+		}
+		plan, err := r.planPrune(ctx, v, remove, opts)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
+		}
+		return plan.pruned(nil), nil
+	}
+	if err := r.mayPrune(chain); err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
 	id, err := manifest.NewID(r.opts.Rand)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
@@ -59,7 +87,24 @@ func (r *Repository) Prune(ctx context.Context, chain manifest.Chain, remove []m
 	if done == nil {
 		return &Pruned{}, nil
 	}
-	return &Pruned{Commit: done, Removed: plan.removed, Dropped: plan.drop, Objects: plan.objects, Bytes: plan.bytes}, nil
+	return plan.pruned(done), nil
+}
+
+// mayPrune says early and clearly what the commit would refuse at its end.
+func (r *Repository) mayPrune(chain manifest.Chain) error {
+	if r.opts.Signer == nil {
+		return ErrNoSigner
+	}
+	m := &manifest.Manifest{Chain: chain, Kind: manifest.KindPrune, Created: r.now()}
+	why := fmt.Errorf("the trust file does not know key %s", r.opts.Signer.Name())
+	for _, v := range r.opts.Trust.Verifiers {
+		if v.Key == r.opts.Signer.VerifierText() {
+			if why = v.Allows(m); why == nil {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrMayNotPrune, why)
 }
 
 // prunePlan is what a prune manifest will say.
@@ -72,6 +117,7 @@ type prunePlan struct {
 	bytes   int64
 	drop    []manifest.ID
 	removed []manifest.ID
+	locked  map[manifest.ID]bool // no part of the chain, and not to be deleted yet
 }
 
 func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) *manifest.Manifest {
@@ -81,20 +127,34 @@ func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) 
 	}
 }
 
+func (p *prunePlan) pruned(done *Committed) *Pruned {
+	if p == nil {
+		return &Pruned{}
+	}
+	return &Pruned{Commit: done, Removed: p.removed, Dropped: p.drop, Objects: p.objects, Bytes: p.bytes}
+}
+
 // planPrune decides for one view. It returns nil if there is nothing to do.
 func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.ID, opts PruneOptions) (*prunePlan, error) {
 	if failures := v.losses(); len(failures) > 0 && !opts.AcceptLosses {
 		return nil, &VerificationError{Doing: "a chain with failures is not pruned, since that would hide them", Problems: failures}
 	}
-	if err := v.mayRemove(remove); err != nil {
-		return nil, err
-	}
-	listed, err := r.list(ctx) // all of the cluster: what is newest tells the store's time
+	listed, err := r.list(ctx) // all of the cluster: what is newest may have to tell the store's time
 	if err != nil {
 		return nil, err
 	}
-	data, now := listed.chain(v.Chain).data, listed.surely(r.now())
-	p := &prunePlan{chain: v.Chain}
+	now, err := r.surely(ctx, listed)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Choose != nil {
+		remove = append(slices.Clone(remove), opts.Choose(v.Backups(), now)...)
+	}
+	if err := v.mayRemove(remove, now); err != nil {
+		return nil, err
+	}
+	data := listed.chain(v.Chain).data
+	p := &prunePlan{chain: v.Chain, locked: map[manifest.ID]bool{}}
 	p.chooseManifests(v, remove, now, func(name string) bool { return present(data, r.stored(name)) })
 	p.chooseObjects(v, data, now, func(name string) string { return trimCluster(r.cluster, name) })
 	next, _ := v.st.next()
@@ -110,13 +170,18 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 }
 
 // mayRemove refuses to remove what must stay.
-func (v *View) mayRemove(remove []manifest.ID) error {
+func (v *View) mayRemove(remove []manifest.ID, now time.Time) error {
 	for _, id := range remove {
 		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool { return e.ID == id && e.Kind != manifest.KindPrune }) {
 			return fmt.Errorf("remove backup %s: %w", id, ErrNothing)
 		}
 	}
 	backups := v.Backups()
+	for _, b := range backups {
+		if slices.Contains(remove, b.ID) && lockedAt(b.Manifest, now) {
+			return fmt.Errorf("%w: %s is locked in the store until %s", ErrRefused, b.ID, b.RetainUntil.Format(time.RFC3339))
+		}
+	}
 	left := slices.DeleteFunc(slices.Clone(backups), func(b Backup) bool { return slices.Contains(remove, b.ID) })
 	if len(backups) > 0 && len(left) == 0 {
 		return fmt.Errorf("%w: no backup of %s would be left", ErrRefused, v.Chain)
@@ -131,6 +196,11 @@ func (v *View) mayRemove(remove []manifest.ID) error {
 		break
 	}
 	return nil
+}
+
+// lockedAt reports whether the store was asked to protect a backup for longer.
+func lockedAt(m *manifest.Manifest, now time.Time) bool {
+	return m.RetainUntil != nil && m.RetainUntil.After(now)
 }
 
 // chooseManifests sorts the chain's manifests into those that go and those
@@ -168,7 +238,12 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 	}
 	for _, seq := range v.st.order { // stored, valid, and no part of the chain
 		s := v.st.slots[seq]
-		if s.m != nil && !v.st.counts[seq] && !pending[entryOf(s)] {
+		if s.m == nil || v.st.counts[seq] || pending[entryOf(s)] {
+			continue
+		}
+		if lockedAt(s.m, now) {
+			p.locked[s.m.ID] = true
+		} else {
 			p.entries = append(p.entries, entryOf(s))
 		}
 	}
@@ -229,7 +304,7 @@ func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, 
 	}
 	for id, infos := range data {
 		newest := slices.MaxFunc(infos, func(a, b storage.Info) int { return a.Modified.Compare(b.Modified) }).Modified
-		if !gone[id] && now.Sub(newest) <= GiveUpAfter+skewMargin {
+		if !gone[id] && now.Sub(newest) <= GiveUpAfter+skewMargin || p.locked[id] {
 			continue
 		}
 		named := false

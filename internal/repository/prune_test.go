@@ -10,13 +10,6 @@ import (
 	"lifeboat/internal/manifest"
 )
 
-// tick stores something in the cluster's folder, as other chains' backups do
-// all the time: deletion believes no later time than the store has shown.
-func (w *world) tick() {
-	w.t.Helper()
-	set(w.t, w.store, testCluster+"/elsewhere", []byte("x"))
-}
-
 func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID) *Pruned {
 	w.t.Helper()
 	w.tick()
@@ -31,7 +24,7 @@ func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID
 func (w *world) sweep(r *Repository) *Swept {
 	w.t.Helper()
 	w.tick()
-	s, err := r.Sweep(w.t.Context())
+	s, err := r.Sweep(w.t.Context(), SweepOptions{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -400,7 +393,7 @@ func TestAHoleBlocksPruningUntilTheLossIsAccepted(t *testing.T) {
 	if _, err := r.Prune(t.Context(), etcdMain, nil, PruneOptions{}); !errors.Is(err, ErrVerification) {
 		t.Errorf("prune: %v", err)
 	}
-	s, err := r.Sweep(t.Context())
+	s, err := r.Sweep(t.Context(), SweepOptions{})
 	if err != nil || len(s.Problems) != 1 {
 		t.Errorf("sweep: %+v, %v", s, err)
 	}

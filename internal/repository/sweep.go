@@ -5,49 +5,83 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
 	"lifeboat/storage"
 )
 
-// Swept says what a sweep deleted.
+// Swept says what a sweep deleted, or with DryRun would delete.
 type Swept struct {
 	Objects   int
 	Manifests int
 	Bytes     int64
 	Waiting   int       // named by a prune manifest, and not yet due
-	Protected []string  // the store refuses to delete these for now
+	Next      time.Time // when the first of those waiting is due; zero: none waits
+	Protected []string  // the store refuses to delete these for now; a dry run does not try
 	Problems  []Problem // failures of chains that were left alone because of them
 }
+
+// SweepOptions says what to sweep.
+type SweepOptions struct {
+	Chains []manifest.Chain // only these; empty: all
+	DryRun bool             // delete nothing
+}
+
+// deletes bounds the deletions that a sweep has open at a time.
+const deletes = 16
 
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
 // nothing that a manifest which counts names, nothing in a chain with
 // failures, and no manifest whose text is not the one that was named. Time
-// passes for it as objects arrive in the store: our own clock may only delay it.
-func (r *Repository) Sweep(ctx context.Context) (*Swept, error) {
+// passes for it by the store's clock and ours, whichever is slower, and it
+// refuses with ErrClock where they differ by much. An error comes with what was
+// deleted before it; where the credentials may not delete it is
+// storage.ErrPermission, at the first attempt.
+func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, error) {
+	swept := &Swept{}
+	doing := "sweep " + r.opts.Name
 	l, err := r.list(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("sweep: %w", err)
+		return swept, fmt.Errorf("%s: %w", doing, err)
 	}
-	swept := &Swept{}
+	now, err := r.surely(ctx, l)
+	if err != nil {
+		return swept, fmt.Errorf("%s: %w", doing, err)
+	}
 	for _, chain := range l.names() {
+		if len(opts.Chains) > 0 && !slices.Contains(opts.Chains, chain) {
+			continue
+		}
 		v, err := r.loadListed(ctx, chain, l.chains[chain], depth{signatures: true})
 		if err != nil {
-			return swept, fmt.Errorf("sweep: %w", err)
+			return swept, fmt.Errorf("%s: %w", doing, err)
 		}
 		if failures := v.losses(); len(failures) > 0 {
 			swept.Problems = append(swept.Problems, failures...)
 			continue
 		}
-		if err := r.sweepChain(ctx, v, l.chains[chain], l.surely(r.now()), swept); err != nil {
-			return swept, fmt.Errorf("sweep %s in %s: %w", chain, r.opts.Name, err)
+		if err := r.sweepChain(ctx, chain, r.due(v, l.chains[chain], now, swept), opts, swept); err != nil {
+			return swept, fmt.Errorf("%s: %s: %w", doing, chain, err)
 		}
 	}
 	return swept, nil
 }
 
-func (r *Repository) sweepChain(ctx context.Context, v *View, listed *listedChain, now time.Time, swept *Swept) error {
+// doomed is one object whose time has come.
+type doomed struct {
+	name     string // below the cluster's folder
+	size     int64
+	manifest bool
+}
+
+// due lists what is to be deleted of a chain now, and counts what waits.
+func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swept) []doomed {
 	named := map[string]bool{}
 	for _, m := range v.Manifests {
 		for _, o := range m.Objects {
@@ -60,47 +94,94 @@ func (r *Repository) sweepChain(ctx context.Context, v *View, listed *listedChai
 			sizes[trimCluster(r.cluster, info.Name)] = info.Size
 		}
 	}
-	for _, m := range v.Manifests {
+	var due []doomed
+	add := func(m *Loaded, grace time.Duration, d doomed) {
+		if left := grace + skewMargin - m.age(now); left > 0 {
+			swept.Waiting++
+			if at := now.Add(left); swept.Next.IsZero() || at.Before(swept.Next) {
+				swept.Next = at
+			}
+			return
+		}
+		due = append(due, d)
+	}
+	for i := range v.Manifests {
+		m := &v.Manifests[i]
 		if m.Prune == nil {
 			continue
 		}
-		age := m.age(now)
 		for _, name := range m.Prune.Objects {
-			size, there := sizes[name]
-			switch {
-			case !there || named[name]:
-			case age < ObjectGrace+skewMargin:
-				swept.Waiting++
-			default:
-				deleted, err := r.delete(ctx, name, swept)
-				if err != nil {
-					return err
-				}
-				if deleted {
-					swept.Objects++
-					swept.Bytes += size
-				}
-				delete(sizes, name)
+			if size, there := sizes[name]; there && !named[name] {
+				add(m, ObjectGrace, doomed{name: name, size: size})
+				named[name] = true // should another prune name it too, once is enough
 			}
 		}
 		for _, e := range m.Prune.Manifests {
 			s := v.st.slots[e.Sequence]
-			switch {
-			case s == nil || s.m == nil || s.hash != e.Hash || v.st.counts[e.Sequence] || !slices.Contains(listed.sequences, e.Sequence):
-			case age < ManifestGrace+skewMargin:
-				swept.Waiting++
-			default:
-				deleted, err := r.delete(ctx, ManifestName(v.Chain, e.Sequence), swept)
-				if err != nil {
-					return err
-				}
-				if deleted {
-					swept.Manifests++
-				}
+			if s == nil || s.m == nil || s.hash != e.Hash || v.st.counts[e.Sequence] || !slices.Contains(listed.sequences, e.Sequence) {
+				continue
 			}
+			add(m, ManifestGrace, doomed{name: ManifestName(v.Chain, e.Sequence), manifest: true})
 		}
 	}
-	return nil
+	return due
+}
+
+// sweepChain deletes what is due of one chain, several objects at a time, and
+// stops at the first error.
+func (r *Repository) sweepChain(ctx context.Context, chain manifest.Chain, due []doomed, opts SweepOptions, swept *Swept) (err error) {
+	if opts.DryRun || len(due) == 0 {
+		for _, d := range due {
+			swept.count(d)
+		}
+		return nil
+	}
+	total := int64(0)
+	for _, d := range due {
+		total += d.size
+	}
+	began := r.now()
+	deleted := int64(0)
+	r.opts.Events.Emit(events.StageStarted{Stage: "sweep", Chain: string(chain), Total: total})
+	defer func() {
+		r.opts.Events.Emit(events.StageDone{Stage: "sweep", Chain: string(chain), Duration: r.now().Sub(began), Bytes: deleted, Err: err})
+	}()
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(deletes)
+	for _, d := range due {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			err := r.store.Delete(ctx, r.stored(d.name))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, storage.ErrProtected):
+				swept.Protected = append(swept.Protected, r.stored(d.name))
+			case err != nil:
+				return fmt.Errorf("delete %s: %w", r.stored(d.name), err)
+			default:
+				swept.count(d)
+				deleted += d.size
+				r.opts.Events.Emit(events.StageProgress{Stage: "sweep", Chain: string(chain), Done: deleted})
+			}
+			return nil
+		})
+	}
+	err = group.Wait()
+	slices.Sort(swept.Protected)
+	return err
+}
+
+func (s *Swept) count(d doomed) {
+	if d.manifest {
+		s.Manifests++
+		return
+	}
+	s.Objects++
+	s.Bytes += d.size
 }
 
 // age is how long a prune manifest has surely stood: by its writer's clock and
@@ -111,17 +192,4 @@ func (m *Loaded) age(now time.Time) time.Duration {
 		since = m.Modified
 	}
 	return now.Sub(since)
-}
-
-// delete removes one object. It reports false where the store protects it.
-func (r *Repository) delete(ctx context.Context, name string, swept *Swept) (bool, error) {
-	err := r.store.Delete(ctx, r.stored(name))
-	if errors.Is(err, storage.ErrProtected) {
-		swept.Protected = append(swept.Protected, r.stored(name))
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("delete %s: %w", r.stored(name), err)
-	}
-	return true, nil
 }
