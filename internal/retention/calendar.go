@@ -11,7 +11,7 @@ import (
 type calendar struct {
 	unit   string
 	count  int
-	period func(time.Time) string // names the period that a time lies in
+	period func(time.Time) string // names the period that a time lies in; a later period sorts behind
 }
 
 // calendars are those of a policy that keep anything, shortest periods first.
@@ -44,29 +44,38 @@ func (c calendar) newest(list []*judgement) []*judgement {
 	return kept
 }
 
-// whyNot says why no rule keeps an item. The list is all that were judged,
-// newest first.
-func (p Policy) whyNot(item Item, list []*judgement) []string {
-	var newer, older []string
-	for _, c := range p.calendars() {
-		in := slices.ContainsFunc(c.newest(list), func(j *judgement) bool { return c.period(j.Created) == c.period(item.Created) })
-		if in {
-			newer = append(newer, c.unit)
-		} else {
-			older = append(older, fmt.Sprintf("%d %ss", c.count, c.unit))
+// sayWhyNot gives reasons to the items that no rule keeps. The list is all that
+// were judged, newest first.
+func (p Policy) sayWhyNot(list []*judgement) {
+	calendars := p.calendars()
+	oldest := make([]time.Time, len(calendars)) // what is kept by each
+	for i, c := range calendars {
+		if kept := c.newest(list); len(kept) > 0 {
+			oldest[i] = kept[len(kept)-1].Created
 		}
 	}
-	var reasons []string
-	if len(newer) > 0 {
-		reasons = append(reasons, "a newer one stays for its "+and(newer))
+	for _, j := range list {
+		if j.Keep {
+			continue
+		}
+		var newer, older []string
+		for i, c := range calendars {
+			if !j.Created.Before(oldest[i]) || c.period(j.Created) == c.period(oldest[i]) {
+				newer = append(newer, c.unit)
+			} else {
+				older = append(older, fmt.Sprintf("%d %ss", c.count, c.unit))
+			}
+		}
+		if len(newer) > 0 {
+			j.Reasons = append(j.Reasons, "a newer one stays for its "+and(newer))
+		}
+		if len(older) > 0 {
+			j.Reasons = append(j.Reasons, "older than the newest "+and(older)+" with backups")
+		}
+		if len(calendars) == 0 {
+			j.Reasons = append(j.Reasons, fmt.Sprintf("not of the newest %d", max(1, p.Minimum)))
+		}
 	}
-	if len(older) > 0 {
-		reasons = append(reasons, "older than the newest "+and(older)+" with backups")
-	}
-	if len(reasons) == 0 {
-		reasons = append(reasons, fmt.Sprintf("not of the newest %d", max(1, p.Minimum)))
-	}
-	return reasons
 }
 
 // and joins words as people do: a, b and c.

@@ -9,7 +9,8 @@
 //     months in UTC that have a backup at all, the newest backup stays. Periods
 //     without one are not counted, so a chain that nobody writes to any more
 //     keeps what it has.
-//   - The newest Minimum stay, and at least the newest.
+//   - The newest Minimum stay, and at least the newest: by time, and by place in
+//     the chain.
 //   - The point-in-time window: all fulls in it stay, and the newest one before
 //     it, from which its first second is restored.
 //   - Every rule is applied three times: to all backups, to those that are not
@@ -25,6 +26,7 @@
 package retention
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"time"
@@ -76,22 +78,24 @@ const captureTakes = time.Hour
 // chain's order. The decisions are sorted newest first; of backups made at the
 // same instant the later in the chain is the newer.
 func Apply(items []Item, p Policy, now time.Time) []Decision {
-	decisions := make([]Decision, 0, len(items))
-	for _, item := range slices.Backward(items) {
-		decisions = append(decisions, Decision{Item: item})
+	order := make([]int, len(items)) // of places in the chain: newest first
+	for i := range order {
+		order[i] = len(items) - 1 - i
 	}
-	slices.SortStableFunc(decisions, func(a, b Decision) int { return b.Created.Compare(a.Created) })
+	slices.SortStableFunc(order, func(a, b int) int { return items[b].Created.Compare(items[a].Created) })
 
+	decisions := make([]Decision, len(items))
 	var judged []*judgement
-	for i := range decisions {
+	for i, place := range order {
 		d := &decisions[i]
+		d.Item = items[place]
 		switch {
 		case d.Imported && !p.Imported:
 			d.keep("imported")
 		case d.Created.After(now.Add(Ahead)):
 			d.keep("from the future")
 		default:
-			judged = append(judged, &judgement{Decision: d})
+			judged = append(judged, &judgement{Decision: d, place: place})
 		}
 	}
 	for _, class := range classes {
@@ -102,11 +106,7 @@ func Apply(items []Item, p Policy, now time.Time) []Decision {
 			d.keep("locked until " + d.RetainUntil.UTC().Format(time.RFC3339))
 		}
 	}
-	for _, j := range judged {
-		if !j.Keep {
-			j.Reasons = p.whyNot(j.Item, judged)
-		}
-	}
+	p.sayWhyNot(judged)
 	return decisions
 }
 
@@ -132,7 +132,8 @@ var classes = []class{
 // says so once, and not again for the classes within.
 type judgement struct {
 	*Decision
-	said []string
+	place int // in the chain
+	said  []string
 }
 
 func (j *judgement) keepBy(rule, reason string) {
@@ -149,6 +150,10 @@ func (p Policy) apply(c class, now time.Time, list []*judgement) {
 		return
 	}
 	list[0].keepBy("newest", "newest "+c.name+"of all")
+	// By time and by place differ after a clock was set back. A restore of the
+	// latest goes by place.
+	last := slices.MaxFunc(list, func(a, b *judgement) int { return cmp.Compare(a.place, b.place) })
+	last.keepBy("newest", "last "+c.name+"of the chain")
 	if p.Minimum > 1 {
 		for _, j := range list[:min(p.Minimum, len(list))] {
 			j.keepBy("minimum", "of the newest "+strconv.Itoa(p.Minimum)+spaced(c.name))
