@@ -51,7 +51,8 @@ type Chain struct {
 	Backups   []Backup          // all of them, newest first
 	Removed   int               // backups
 	Freed     int64             // stored bytes of all that the prune manifest names
-	Garbage   int               // data objects that no manifest has ever named
+	Garbage   int               // backups that were never finished, whose data goes
+	Changes   bool              // a prune manifest was committed, or with DryRun would be
 	Committed manifest.Sequence // of the prune manifest; 0: there was nothing to do, or it was a dry run
 	Err       error             // why the chain was left alone
 }
@@ -114,6 +115,12 @@ func (o Options) chains(ctx context.Context, repo *repository.Repository) ([]man
 	if err != nil {
 		return nil, err
 	}
+	for _, head := range repo.Heads() { // a chain that was seen must not vanish unnoticed
+		if !slices.Contains(all, head.Chain) {
+			all = append(all, head.Chain)
+		}
+	}
+	slices.Sort(all)
 	if len(o.Chains) == 0 {
 		return all, nil
 	}
@@ -151,6 +158,7 @@ func prune(ctx context.Context, repo *repository.Repository, name manifest.Chain
 	chain.Err = err
 	if err == nil {
 		chain.Removed, chain.Freed, chain.Garbage = len(removedBackups(chain.Backups, pruned.Removed)), pruned.Bytes, len(pruned.Dropped)
+		chain.Changes = pruned.Manifests > 0 || len(pruned.Objects) > 0
 		if pruned.Commit != nil {
 			chain.Committed = pruned.Commit.Sequence
 		}

@@ -40,6 +40,8 @@ type Pruned struct {
 	Dropped []manifest.ID // uncommitted ids, whose writers must give up
 	Objects []string      // data objects, below the cluster's folder
 	Bytes   int64         // of them
+
+	Manifests int // that go: of backups, of their proofs, and of earlier prunes that are done
 }
 
 // Prune promises the deletion of the backups in remove, of what depends on them
@@ -131,7 +133,7 @@ func (p *prunePlan) pruned(done *Committed) *Pruned {
 	if p == nil {
 		return &Pruned{}
 	}
-	return &Pruned{Commit: done, Removed: p.removed, Dropped: p.drop, Objects: p.objects, Bytes: p.bytes}
+	return &Pruned{Commit: done, Removed: p.removed, Dropped: p.drop, Objects: p.objects, Bytes: p.bytes, Manifests: len(p.entries)}
 }
 
 // planPrune decides for one view. It returns nil if there is nothing to do.
