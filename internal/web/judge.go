@@ -156,8 +156,13 @@ func judgeChain(c *status.Chain, now time.Time, down map[string]bool) verdict {
 	}
 	for i := range c.InStores {
 		in := judgeStoreOf(c, &c.InStores[i], now, down[c.InStores[i].Store])
-		if in.Level == bad && (in.Word == "Late" || in.Word == "No backup") && point.Level == good {
-			in = verdict{warn, in.Word + " in one store"}
+		if point.Level == good {
+			switch in.Word {
+			case "Late", "No backup":
+				in = verdict{warn, in.Word + " in one store"}
+			case "No answer":
+				in = verdict{warn, "Not every store answers"}
+			}
 		}
 		if worse(worst.Level, in.Level) != worst.Level {
 			worst = in

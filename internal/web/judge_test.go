@@ -38,9 +38,9 @@ func TestVerdictsOnChains(t *testing.T) {
 		{"broken in both", func(c *status.Chain) { c.InStores[0].Valid, c.InStores[1].Valid = false, false }, false, verdict{bad, "Broken"}},
 		{"failures without a word on validity", func(c *status.Chain) { c.InStores[1].Failures = []string{"x"} }, false, verdict{bad, "Broken"}},
 		{"rolled back", func(c *status.Chain) { c.InStores[0].Regressed = true }, false, verdict{bad, "Rolled back"}},
-		{"a store is down", func(c *status.Chain) {}, true, verdict{warn, "No answer"}},
+		{"a store is down", func(c *status.Chain) {}, true, verdict{warn, "Not every store answers"}},
 		{"a store is down, and what it held was broken", func(c *status.Chain) { c.InStores[0].Valid = false }, true, verdict{bad, "Broken"}},
-		{"a store never answered", func(c *status.Chain) { c.InStores[0] = status.InStore{Store: c.InStores[0].Store} }, true, verdict{warn, "No answer"}},
+		{"a store never answered", func(c *status.Chain) { c.InStores[0] = status.InStore{Store: c.InStores[0].Store} }, true, verdict{warn, "Not every store answers"}},
 		{"nothing was read", func(c *status.Chain) {
 			c.RecoveryPoint, c.InStores[0], c.InStores[1] = time.Time{}, status.InStore{}, status.InStore{}
 		}, false, verdict{unknown, "Not read yet"}},
@@ -106,7 +106,7 @@ func TestVerdictsOnClocksAndCertificates(t *testing.T) {
 			t.Errorf("%s: %v, want %v", skew, got, want)
 		}
 	}
-	if got := judgeSkew(status.Store{}); got != (verdict{unknown, "not told"}) {
+	if got := judgeSkew(status.Store{}); got != (verdict{unknown, "not known"}) {
 		t.Errorf("unknown skew: %v", got)
 	}
 	for left, want := range map[time.Duration]level{-time.Second: bad, 0: bad, 6 * day: bad, 20 * day: warn, 31 * day: good} {

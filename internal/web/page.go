@@ -52,11 +52,11 @@ func digest(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// dense drops indentation and empty lines.
+// dense drops indentation, empty lines and lines that are comments.
 func dense(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "// ") {
 			b.WriteString(line + "\n")
 		}
 	}

@@ -108,13 +108,13 @@ func (b *builder) facts() []fact {
 		facts = append(facts, fact{Name: "Stores answering", Value: fmt.Sprintf("%d of %d", answering, n)})
 	}
 	if n := len(b.s.Chains); n > 0 && b.s.Loaded {
-		well := 0
+		timely := 0
 		for i := range b.s.Chains {
-			if l := judgeChain(&b.s.Chains[i], b.now, b.down).Level; l == good || l == unknown {
-				well++
+			if l := judgePoint(&b.s.Chains[i], b.now).Level; l == good || l == unknown {
+				timely++
 			}
 		}
-		facts = append(facts, fact{Name: "Chains well", Value: fmt.Sprintf("%d of %d", well, n)})
+		facts = append(facts, fact{Name: "Chains in time", Value: fmt.Sprintf("%d of %d", timely, n)})
 	}
 	if len(b.s.Certificates) > 0 {
 		facts = append(facts, fact{Name: "First certificate ends", At: b.moment(b.s.Certificates[0].NotAfter)})
@@ -254,7 +254,7 @@ func judgeSkew(store status.Store) verdict {
 	}
 	switch {
 	case !store.SkewKnown:
-		return verdict{unknown, "not told"}
+		return verdict{unknown, "not known"}
 	case apart < 2*time.Second:
 		return verdict{good, "in step"}
 	case apart > clockSlack:

@@ -24,7 +24,7 @@ import (
 const sticksOut = `(() => {
   const wide = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > wide) found.push("the page is " + document.documentElement.scrollWidth + " wide, the window " + wide);
-  for (const e of document.querySelectorAll("main *, footer *")) {
+  for (const e of document.querySelectorAll("header *, main *, footer *")) {
     const box = e.getBoundingClientRect();
     let scroller = e.parentElement;
     while (scroller && getComputedStyle(scroller).overflowX === "visible") scroller = scroller.parentElement;
@@ -278,6 +278,22 @@ func TestThePageLooksAgainAndSaysWhenItCant(t *testing.T) {
 	}
 }
 
+func TestLookingAgainKeepsTheKeyboardAndTheScrolledTableWhereTheyWere(t *testing.T) {
+	a, b := serve(t, webtest.Many(60, 1), ""), open(t, 800)
+	b.load(a)
+	for _, selector := range []string{"#rest > summary", ".scroll[aria-labelledby=h-chains]"} {
+		later := webtest.Many(60, 1)
+		later.Cluster = "cluster of " + selector
+		a.set(later)
+		eval[chromedp.Void](b, `document.querySelector("`+selector+`").focus(); document.querySelector(".scroll").scrollLeft = 40`)
+		b.look()
+		b.until("the new name", `document.querySelector("h1").textContent === "cluster of `+selector+`"`)
+		if got := eval[float64](b, `document.activeElement.matches("`+selector+`") ? document.querySelector(".scroll").scrollLeft : -1`); got != 40 {
+			t.Errorf("%s: the focus is lost (-1), or the table is scrolled to %v", selector, got)
+		}
+	}
+}
+
 func TestWhatAReaderSelectsStays(t *testing.T) {
 	a, b := serve(t, webtest.Well(), ""), open(t, desk)
 	b.load(a)
@@ -299,7 +315,7 @@ func TestThePageNeedsNoScript(t *testing.T) {
 	send(b, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	b.load(a)
 	for _, want := range []string{"Recovery point", "Critical", "Rolled back", "kubeadm certs renew all"} {
-		if text := eval[string](b, `document.querySelector("main").innerText`); !strings.Contains(text, want) {
+		if text := eval[string](b, `document.body.innerText`); !strings.Contains(text, want) {
 			t.Errorf("%q is not on the page", want)
 		}
 	}
@@ -351,7 +367,7 @@ func TestScreenReadersGetHeadingsLandmarksAndTables(t *testing.T) {
 				t.Errorf("%d: no heading %q in %q", width, want, headings)
 			}
 		}
-		for role, want := range map[string]int{"main": 1, "contentinfo": 1, "table": 5} {
+		for role, want := range map[string]int{"banner": 1, "main": 1, "contentinfo": 1, "table": 5} {
 			if len(names[role]) != want {
 				t.Errorf("%d: %d of role %s, want %d", width, len(names[role]), role, want)
 			}
