@@ -27,13 +27,13 @@ var layers = []struct {
 	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config", "internal/retention"}},
 	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
 	{"1c choosing a backend", []string{"storage/open"}},
-	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture"}},
-	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest"}},
+	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture", "internal/realplane/image", "internal/realplane/pause"}},
+	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest", "internal/realplane"}},
 	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session", "internal/pruning"}},
 	{"4b what an agent shows", []string{"internal/web", "internal/metrics", "internal/deadman"}},
-	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest"}},
+	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest", "internal/realplane/e2e"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
@@ -73,7 +73,7 @@ var homes = []struct {
 var freeInTests = []string{"filippo.io/age", "golang.org/x/mod/sumdb/note"}
 
 // harnesses are never part of the program: only tests import them.
-var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest"}
+var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest", "internal/realplane", "internal/realplane/image"}
 
 // pkg is one folder of Go files.
 type pkg struct {
