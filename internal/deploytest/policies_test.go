@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -193,7 +195,7 @@ func TestLifeboatWorksInTheRolesOfTheBucketPolicy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "admin.conf"), []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lifeboat := build(t, dir)
+	_, lifeboat := build(t)
 	keys, store := filepath.Join(dir, "keys"), "s3://"+server.Bucket+"/lifeboat"
 	lifeboat("", "init", "--cluster", "prod", "--store", store, "--out", keys, "--host-root", filepath.Join(dir, "root"), "--node", "cp1", "--etcd", member.Endpoint)
 	config := filepath.Join(keys, "config.yaml")
@@ -219,17 +221,40 @@ func TestLifeboatWorksInTheRolesOfTheBucketPolicy(t *testing.T) {
 	lifeboat("credentials", "backup", "--config", config)
 }
 
-// build makes the real program and returns how to run it. Where a complaint is
-// given it must fail with it.
-func build(t *testing.T, dir string) func(complaint string, args ...string) {
-	t.Helper()
-	bin := filepath.Join(dir, "lifeboat")
-	if out, err := exec.Command("go", "build", "-o", bin, "lifeboat/cmd/lifeboat").CombinedOutput(); err != nil {
-		t.Fatalf("build lifeboat: %v\n%s", err, out)
+// binaries is where the real program is built, once.
+var binaries string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if binaries, err = os.MkdirTemp("", "lifeboat-deploytest-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	return func(complaint string, args ...string) {
+	code := m.Run()
+	_ = os.RemoveAll(binaries) // a temporary folder; nothing depends on it
+	os.Exit(code)
+}
+
+var compiled = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(binaries, "lifeboat")
+	if out, err := exec.Command("go", "build", "-o", program, "lifeboat/cmd/lifeboat").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build lifeboat: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
+// build is the real program and a way to run it: where a complaint is given
+// it must fail with it.
+func build(t *testing.T) (program string, run func(complaint string, args ...string)) {
+	t.Helper()
+	program, err := compiled()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program, func(complaint string, args ...string) {
 		t.Helper()
-		out, err := exec.Command(bin, args...).CombinedOutput()
+		out, err := exec.Command(program, args...).CombinedOutput()
 		switch {
 		case complaint == "" && err != nil:
 			t.Fatalf("lifeboat %s: %v\n%s", strings.Join(args, " "), err, out)

@@ -78,7 +78,7 @@ func TestTheServicesAreExposedToLittle(t *testing.T) {
 }
 
 func TestTheUnitRunsWhatTheProgramHas(t *testing.T) {
-	lifeboat := build(t, t.TempDir())
+	_, lifeboat := build(t)
 	for unit, args := range map[string][]string{
 		"lifeboat.service":      {"agent", "--config", "/nonexistent/config.yaml"},
 		"lifeboat-once.service": {"agent", "--once", "--config", "/nonexistent/config.yaml"},
