@@ -150,6 +150,7 @@ func (m *Manifest) checkBody() error {
 		{KindSegment, "span", m.Span != nil},
 		{KindPrune, "prune", m.Prune != nil},
 		{KindProof, "proof", m.Proof != nil},
+		{KindRekey, "rekey", m.Rekey != nil},
 	}
 	for _, b := range bodies {
 		if b.there != (b.kind == m.Kind) {
@@ -158,6 +159,11 @@ func (m *Manifest) checkBody() error {
 	}
 	if m.Kind != KindFull && (m.Imported != "" || len(m.Unproved) > 0) {
 		return fmt.Errorf("kind %s: imported and unproved are for kind full", m.Kind)
+	}
+	if m.Copied != nil {
+		if err := m.checkCopied(); err != nil {
+			return err
+		}
 	}
 	switch m.Kind {
 	case KindFull:
@@ -179,8 +185,38 @@ func (m *Manifest) checkBody() error {
 			return fmt.Errorf("proof without revision or how")
 		}
 		return m.Proof.Of.Check()
+	case KindRekey:
+		return m.checkRekey()
 	}
 	return nil
+}
+
+// checkCopied: a copy keeps its chain's name, and only what a restore may need
+// is copied. What a prune or a rekey says is of the places in its own chain.
+func (m *Manifest) checkCopied() error {
+	c := m.Copied
+	switch {
+	case m.Kind == KindPrune || m.Kind == KindRekey || m.Kind == KindDrill:
+		return fmt.Errorf("kind %s is not copied", m.Kind)
+	case c.Chain != m.Chain:
+		return fmt.Errorf("copied: from chain %s to %s", c.Chain, m.Chain)
+	case c.Store == "" || c.Sequence < 1 || c.Sequence > maxSequence || c.Hash == (Hash{}):
+		return fmt.Errorf("copied: without store, sequence or hash")
+	}
+	return nil
+}
+
+// checkRekey: what is sealed anew names for whom, and is no rekey of itself.
+func (m *Manifest) checkRekey() error {
+	switch {
+	case m.Rekey.Of == m.ID:
+		return fmt.Errorf("rekey.of is this manifest itself")
+	case len(m.Recipients) == 0:
+		return fmt.Errorf("rekey without recipients")
+	case m.NextExpectedBy != nil || len(m.Degraded) > 0:
+		return fmt.Errorf("rekey: nextExpectedBy and degraded are the backup's")
+	}
+	return m.Rekey.Of.Check()
 }
 
 func (m *Manifest) checkPrune() error {
@@ -214,8 +250,15 @@ func (m *Manifest) checkPrune() error {
 // mainRole is the role of the one object that a kind must have.
 var mainRole = map[Kind]Role{KindFull: RoleSnapshot, KindSegment: RoleEvents, KindFiles: RoleFiles}
 
+// rekeyRole is the role of the one object of a rekey, by its chain's family.
+// Only fulls and files can be sealed anew.
+var rekeyRole = map[string]Role{"etcd": RoleSnapshot, "hosts": RoleFiles}
+
 func (m *Manifest) checkObjects() error {
 	role, sealed := mainRole[m.Kind]
+	if m.Kind == KindRekey {
+		role, sealed = rekeyRole[m.Chain.family()]
+	}
 	if !sealed && m.Kind != KindDrill && len(m.Objects) > 0 {
 		return fmt.Errorf("kind %s has no objects", m.Kind)
 	}
@@ -256,7 +299,7 @@ func (m *Manifest) checkLists() error {
 			return fmt.Errorf("%s: an empty line", name)
 		}
 	}
-	if len(m.Index) > 0 && (m.Kind == KindProof || m.Kind == KindSegment) {
+	if len(m.Index) > 0 && (m.Kind == KindProof || m.Kind == KindSegment || m.Kind == KindRekey) {
 		return fmt.Errorf("index: kind %s has none", m.Kind) // the least of keys must not say what is live
 	}
 	return m.checkEntries("index", m.Index)

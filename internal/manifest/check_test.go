@@ -47,6 +47,26 @@ func drill() *Manifest {
 	return m
 }
 
+func rekey() *Manifest {
+	m := full()
+	m.Kind, m.Etcd, m.Index, m.NextExpectedBy, m.Degraded = KindRekey, nil, nil, nil, nil
+	m.Rekey = &Rekey{Of: id(6)}
+	return m
+}
+
+func rekeyOfFiles() *Manifest {
+	m := files()
+	m.Kind, m.Host, m.NextExpectedBy, m.Degraded = KindRekey, nil, nil, nil
+	m.Rekey = &Rekey{Of: id(6)}
+	return m
+}
+
+func copied() *Manifest {
+	m := full()
+	m.Copied = &Head{Store: "s3://bucket/a", Chain: "etcd/main", Sequence: 99, Hash: Hash{9}}
+	return m
+}
+
 func TestEveryKindIsWellFormed(t *testing.T) {
 	first := full()
 	first.Sequence, first.Previous, first.Skipped, first.Index = 1, Hash{}, nil, nil
@@ -56,6 +76,7 @@ func TestEveryKindIsWellFormed(t *testing.T) {
 	s := signer(t, "cp1", 1)
 	for name, m := range map[string]*Manifest{
 		"full": full(), "files": files(), "segment": segment(), "prune": prune(), "proof": small(), "drill": drill(),
+		"rekey": rekey(), "rekey of files": rekeyOfFiles(), "copy": copied(),
 		"a chain's first": first, "a chain's first after junk": afterJunk,
 	} {
 		if _, err := Open(sign(t, m, s), trusting(s)); err != nil {
@@ -122,6 +143,27 @@ func TestCheckRefuses(t *testing.T) {
 		{"a prune of one object twice", prune, func(m *Manifest) { m.Prune.Objects = append(m.Prune.Objects, m.Prune.Objects[0]) }},
 		{"a drop of no id", prune, func(m *Manifest) { m.Prune.Drop[0] = "x" }},
 		{"a proof of nothing", small, func(m *Manifest) { m.Proof.Of = "" }},
+		{"a rekey of nothing", rekey, func(m *Manifest) { m.Rekey.Of = "" }},
+		{"a rekey of itself", rekey, func(m *Manifest) { m.Rekey.Of = m.ID }},
+		{"a rekey without its body", rekey, func(m *Manifest) { m.Rekey = nil }},
+		{"a full with a rekey's body", full, func(m *Manifest) { m.Rekey = &Rekey{Of: id(6)} }},
+		{"a rekey for nobody", rekey, func(m *Manifest) { m.Recipients = nil }},
+		{"a rekey without an object", rekey, func(m *Manifest) { m.Objects = nil }},
+		{"a rekey of events", rekey, func(m *Manifest) { m.Objects[0].Role = RoleEvents }},
+		{"a rekey of files in a chain of etcd", rekey, func(m *Manifest) { m.Objects[0].Role = RoleFiles }},
+		{"a rekey that lies where the backup does", rekey, func(m *Manifest) { m.Objects[0].Name = "etcd/main/data/" + string(id(6)) + "/snapshot.db.zst.age" }},
+		{"a rekey with an index", rekey, func(m *Manifest) { m.Index = full().Index }},
+		{"a rekey of a drill", drill, func(m *Manifest) { m.Kind, m.Rekey = KindRekey, &Rekey{Of: id(6)} }},
+		{"a rekey that is waited for", rekey, func(m *Manifest) { u := m.Created; m.NextExpectedBy = &u }},
+		{"a degraded rekey", rekey, func(m *Manifest) { m.Degraded = []string{"x"} }},
+		{"an imported rekey", rekey, func(m *Manifest) { m.Imported = "x" }},
+		{"a copy of no store", copied, func(m *Manifest) { m.Copied.Store = "" }},
+		{"a copy of no place", copied, func(m *Manifest) { m.Copied.Sequence = 0 }},
+		{"a copy without the hash of what it copies", copied, func(m *Manifest) { m.Copied.Hash = Hash{} }},
+		{"a copy of another chain", copied, func(m *Manifest) { m.Copied.Chain = "etcd/events" }},
+		{"a copied prune", prune, func(m *Manifest) { m.Copied = copied().Copied }},
+		{"a copied rekey", rekey, func(m *Manifest) { m.Copied = copied().Copied }},
+		{"a copied drill", drill, func(m *Manifest) { m.Copied = copied().Copied; m.Copied.Chain = "drills" }},
 		{"a full without an object", full, func(m *Manifest) { m.Objects = nil }},
 		{"a full of files", full, func(m *Manifest) { m.Objects[0].Role = RoleFiles }},
 		{"an object of another backup", full, func(m *Manifest) { m.Objects[0].Name = "etcd/main/data/" + string(id(8)) + "/snapshot.db.zst.age" }},

@@ -92,12 +92,12 @@ func (c Chain) Check() error {
 
 // kinds that each family of chains holds.
 var kindsOf = map[string][]Kind{
-	"etcd":   {KindFull, KindSegment, KindPrune, KindProof},
-	"hosts":  {KindFiles, KindPrune},
+	"etcd":   {KindFull, KindSegment, KindPrune, KindProof, KindRekey},
+	"hosts":  {KindFiles, KindPrune, KindRekey},
 	"drills": {KindDrill, KindPrune},
 }
 
-var allKinds = []Kind{KindFull, KindSegment, KindFiles, KindPrune, KindProof, KindDrill}
+var allKinds = []Kind{KindFull, KindSegment, KindFiles, KindPrune, KindProof, KindDrill, KindRekey}
 
 func (c Chain) family() string {
 	family, _, _ := strings.Cut(string(c), "/")

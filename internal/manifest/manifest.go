@@ -43,6 +43,7 @@ const (
 	KindPrune   Kind = "prune"   // a promise of what will be deleted, and the chain's new base
 	KindProof   Kind = "proof"   // an earlier full was proved after its commit
 	KindDrill   Kind = "drill"   // a restore into a sandbox
+	KindRekey   Kind = "rekey"   // an earlier backup's data, sealed anew for other recipients
 )
 
 // Hash is a SHA-256. Its text form is lower-case hexadecimal; the zero Hash is
@@ -115,7 +116,9 @@ type Manifest struct {
 	Span           *Span      `json:"span,omitempty"`  // segments
 	Prune          *Prune     `json:"prune,omitempty"` // prunes
 	Proof          *Proof     `json:"proof,omitempty"` // proofs
+	Rekey          *Rekey     `json:"rekey,omitempty"` // rekeys
 	Imported       string     `json:"imported,omitempty"`
+	Copied         *Head      `json:"copied,omitempty"` // where this was copied from: store, sequence and hash there
 	Objects        []Object   `json:"objects,omitempty"`
 	Index          []Entry    `json:"index,omitempty"` // fulls: the live entries of the chain before this one
 	Recipients     []string   `json:"recipients,omitempty"`
@@ -216,6 +219,12 @@ type Proof struct {
 	Revision Revision `json:"revision"`
 	HashKV   uint32   `json:"hashKV"`
 	How      string   `json:"how"` // "deep verification" or "drill"
+}
+
+// Rekey says that an earlier backup's data was sealed anew: this manifest's
+// object stands for that backup's own from then on.
+type Rekey struct {
+	Of ID `json:"of"`
 }
 
 // Object is one data object that a manifest commits.

@@ -86,7 +86,7 @@ func sign(t testing.TB, m *Manifest, s *Signer) []byte {
 
 func TestWhatIsSignedOpensAsItWas(t *testing.T) {
 	s := signer(t, "cp1", 1)
-	for _, m := range []*Manifest{full(), small()} {
+	for _, m := range []*Manifest{full(), small(), rekey(), rekeyOfFiles(), copied()} {
 		signed := sign(t, m, s)
 		got, err := Open(signed, trusting(s))
 		if err != nil {
@@ -269,7 +269,7 @@ func TestOneKeyOfSeveralMaySuffice(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	s := signer(f, "cp1", 1)
 	trust := trusting(s)
-	for _, m := range []*Manifest{full(), small()} {
+	for _, m := range []*Manifest{full(), small(), rekey(), rekeyOfFiles(), copied()} {
 		f.Add(sign(f, m, s), true)
 		text, _ := m.Text()
 		f.Add(text[:len(text)-1], false)
