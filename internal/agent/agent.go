@@ -257,7 +257,7 @@ func (a *Agent) lookNow(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
-		a.board.looked, a.board.err = true, err
+		a.board.fail(err)
 	} else {
 		a.board.take(picture, now, began)
 		a.confirm()

@@ -17,6 +17,11 @@ type board struct {
 	taken  time.Duration // when the last good one began
 	err    error         // of the last one
 	stores []*storeBoard // in the configured order
+
+	// What every job asks of it, from take to take.
+	names   []manifest.Chain
+	keeper  string
+	current bool
 }
 
 type storeBoard struct {
@@ -44,7 +49,7 @@ func (b *board) take(p *Picture, now time.Time, began time.Duration) {
 	for _, s := range b.stores {
 		old[s.URL] = s
 	}
-	b.looked, b.asked, b.taken, b.err = true, true, began, nil
+	b.looked, b.asked, b.taken, b.err, b.current = true, true, began, nil, false
 	b.stores = b.stores[:0:0]
 	for _, seen := range p.Stores {
 		s := old[seen.URL]
@@ -89,6 +94,11 @@ func (s *storeBoard) take(chains map[manifest.Chain]status.InStore, now time.Tim
 	for _, c := range s.chains {
 		c.Store, c.Read = s.URL, now
 	}
+}
+
+// fail notes that the stores could not be looked at.
+func (b *board) fail(err error) {
+	b.looked, b.err, b.current = true, err, false
 }
 
 // answering is how many stores answered the last Look.
@@ -138,8 +148,26 @@ func (b *board) arrived(chain manifest.Chain, least int) time.Duration {
 		func(a, b time.Duration) int { return int(min(max(a-b, -1), 1)) })
 }
 
-// chains lists all that any store holds or held, by name.
+// chains lists all that any store holds or held, by name. Nobody changes it.
 func (b *board) chains() []manifest.Chain {
+	b.derive()
+	return b.names
+}
+
+// steward is the node whose agent verifies and prunes for all: the first by name
+// whose own chain is not late. Empty: nobody is known to work, so everybody is.
+func (b *board) steward() string {
+	b.derive()
+	return b.keeper
+}
+
+func (b *board) derive() {
+	if !b.current {
+		b.names, b.keeper, b.current = b.listChains(), b.findSteward(), true
+	}
+}
+
+func (b *board) listChains() []manifest.Chain {
 	var names []manifest.Chain
 	for _, s := range b.stores {
 		for name, c := range s.chains {
@@ -158,9 +186,7 @@ const (
 	hostsPrefix = "hosts/"
 )
 
-// steward is the node whose agent verifies and prunes for all: the first by name
-// whose own chain is not late. Empty: nobody is known to work, so everybody is.
-func (b *board) steward() string {
+func (b *board) findSteward() string {
 	var nodes []string
 	some := b.answering() > 0
 	for _, s := range b.stores {

@@ -305,9 +305,7 @@ func (a *Agent) idle(j *job) string {
 	switch {
 	case j.kind == status.Prune && !a.isSteward():
 		return a.board.steward() + " prunes"
-	case j.kind == status.Verify && len(a.toVerify()) == 0:
-		return "nothing is stored yet"
-	case j.kind == status.Prune && len(a.board.chains()) == 0:
+	case len(a.board.chains()) == 0, j.kind == status.Verify && len(a.toVerify()) == 0:
 		return "nothing is stored yet"
 	}
 	return ""
@@ -322,10 +320,12 @@ func (a *Agent) isSteward() bool {
 func (a *Agent) toVerify() []manifest.Chain {
 	chains := a.board.chains()
 	if a.isSteward() {
-		return chains
+		return slices.Clone(chains)
 	}
-	own := ownChain(a.config)
-	return slices.DeleteFunc(chains, func(c manifest.Chain) bool { return c != own })
+	if own := ownChain(a.config); slices.Contains(chains, own) {
+		return []manifest.Chain{own}
+	}
+	return nil
 }
 
 // confirm looks for each last success in the new picture. One that is not there

@@ -182,13 +182,16 @@ func (w *world) judgeCalm(end time.Time) {
 	for _, e := range list {
 		perSlot[w.slotOf(e.created)]++
 	}
+	first := w.slotOf(list[0].created)
 	for slot, n := range perSlot {
-		if n != 1 {
+		// Beside an external etcd nobody knows of the others before their first
+		// host files are stored.
+		if n != 1 && !(w.external && slot.Equal(first)) {
 			w.violate("calm: %d fulls in the slot of %s", n, slot)
 		}
 	}
 	if strings.HasPrefix(w.full.String(), "@every") {
-		if want := int(end.Sub(w.born0()) / (w.interval + 3*time.Minute)); len(list) < want {
+		if want := int(end.Sub(w.born0()) / (w.interval + w.interval/100*time.Duration(w.jitter) + 3*time.Minute)); len(list) < want {
 			w.violate("calm: %d fulls, want at least %d", len(list), want)
 		}
 	} else {

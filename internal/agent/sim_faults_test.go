@@ -123,6 +123,7 @@ func (p *planner) pauses(a *simAgent) {
 		life := 0
 		p.add(at, a.node+" is stopped", func() {
 			p.w.change(func() {
+				life = 0
 				if a.alive && a.paused == nil {
 					a.paused, life = make(chan struct{}), a.life
 				}
@@ -130,7 +131,7 @@ func (p *planner) pauses(a *simAgent) {
 		})
 		p.add(at.Add(p.span(5*time.Hour)), a.node+" goes on", func() {
 			p.w.change(func() {
-				if a.paused != nil && life > 0 {
+				if a.paused != nil && life == a.life {
 					close(a.paused)
 					a.paused, a.since = nil, time.Now()
 				}

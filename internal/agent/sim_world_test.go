@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
@@ -88,9 +87,10 @@ func (w *world) say(format string, args ...any) {
 // draw is a random number below n that depends on the seed, on who asks for
 // what, and on the time: not on which goroutine comes first.
 func (w *world) draw(n int, who string) int {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s %d", w.seed, who, time.Now().UnixNano())
-	x := h.Sum64()
+	x := w.seed*0x9e3779b97f4a7c15 ^ uint64(time.Now().UnixNano())
+	for i := range len(who) {
+		x = (x ^ uint64(who[i])) * 0x100000001b3
+	}
 	x ^= x >> 31
 	x *= 0x94d049bb133111eb
 	x ^= x >> 29

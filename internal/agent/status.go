@@ -52,7 +52,7 @@ func (a *Agent) chainStatus() []status.Chain {
 			ours[j.chain] = j.open.interval
 		}
 	}
-	names := a.board.chains()
+	names := slices.Clone(a.board.chains())
 	for name := range ours {
 		names = append(names, name)
 	}

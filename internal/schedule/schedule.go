@@ -22,9 +22,9 @@ type Schedule struct {
 	remembered atomic.Pointer[interval]
 }
 
-// interval is what Interval found for a day.
+// interval is what Interval found for a week.
 type interval struct {
-	day     time.Time
+	week    time.Time // its beginning
 	longest time.Duration
 }
 
@@ -84,7 +84,7 @@ const (
 )
 
 // Interval is the longest time between two runs among those that follow the
-// beginning of a day: at least the next dozen, and of frequent ones those of a
+// beginning of a time's week: at least the next dozen, and of frequent ones those of a
 // week. It is 0 if there are no two.
 func (s *Schedule) Interval(at time.Time) time.Duration {
 	if s == nil {
@@ -93,11 +93,11 @@ func (s *Schedule) Interval(at time.Time) time.Duration {
 	if every, ok := s.next.(cron.ConstantDelaySchedule); ok {
 		return every.Delay
 	}
-	day := at.Round(0).UTC().Truncate(24 * time.Hour)
-	if r := s.remembered.Load(); r != nil && r.day.Equal(day) {
+	week := at.Round(0).UTC().Truncate(7 * 24 * time.Hour)
+	if r := s.remembered.Load(); r != nil && r.week.Equal(week) {
 		return r.longest
 	}
-	r := &interval{day, s.longest(day.Add(-time.Second))}
+	r := &interval{week, s.longest(week.Add(-time.Second))}
 	s.remembered.Store(r)
 	return r.longest
 }
