@@ -21,6 +21,11 @@ type Backup struct {
 	Hash   manifest.Hash // of the manifest's text
 	Proved bool          // compared with live members, or proved later; and not degraded
 
+	// Rekeyed is the id of the rekey whose objects, recipients and lock the
+	// manifest shows in place of its own; empty if there is none.
+	Rekeyed manifest.ID
+
+	rekey  *Loaded
 	signed bool // its own signature was checked; else an index vouches for it
 }
 
@@ -46,9 +51,13 @@ func (r *Repository) Backups(ctx context.Context) ([]Backup, []Problem, error) {
 		problems = append(problems, r.witnessed(v, views)...)
 		ofChain := v.Backups()
 		for i, b := range ofChain {
-			data := l.chain(v.Chain).data[b.ID]
-			if len(data) < len(b.Objects) && i >= len(ofChain)-recent {
-				if data, err = r.listData(ctx, v.Chain, b.ID); err != nil {
+			folder := b.ID
+			if b.Rekeyed != "" {
+				folder = b.Rekeyed
+			}
+			data := l.chain(v.Chain).data[folder]
+			if len(data) < len(b.Objects) && (i >= len(ofChain)-recent || b.Rekeyed != "") {
+				if data, err = r.listData(ctx, v.Chain, folder); err != nil {
 					return nil, nil, err
 				}
 			}
@@ -148,7 +157,8 @@ func (r *Repository) loadAll(ctx context.Context, l *listing, chains []manifest.
 	return views, nil
 }
 
-// Backups lists the view's fulls and files, in the chain's order.
+// Backups lists the view's fulls and files, in the chain's order, each with the
+// objects in effect.
 func (v *View) Backups() []Backup {
 	proofs := map[manifest.ID]*manifest.Proof{}
 	for _, m := range v.Manifests {
@@ -156,14 +166,21 @@ func (v *View) Backups() []Backup {
 			proofs[m.Proof.Of] = m.Proof
 		}
 	}
+	rekeys, _ := v.rekeys()
 	var backups []Backup
 	for _, m := range v.Manifests {
-		if m.Kind == manifest.KindFull || m.Kind == manifest.KindFiles {
-			backups = append(backups, Backup{
-				Manifest: m.Manifest, Hash: m.Hash, Proved: proved(m.Manifest, proofs[m.ID]),
-				signed: v.st.slots[m.Sequence].signers != nil,
-			})
+		if m.Kind != manifest.KindFull && m.Kind != manifest.KindFiles {
+			continue
 		}
+		b := Backup{
+			Manifest: m.Manifest, Hash: m.Hash, Proved: proved(m.Manifest, proofs[m.ID]),
+			signed: v.st.slots[m.Sequence].signers != nil,
+		}
+		if list := rekeys[m.ID]; len(list) > 0 {
+			b.rekey = list[len(list)-1]
+			b.Manifest, b.Rekeyed = effective(m.Manifest, b.rekey), b.rekey.ID
+		}
+		backups = append(backups, b)
 	}
 	return backups
 }
@@ -225,7 +242,7 @@ func (r *Repository) confirm(ctx context.Context, b *Backup) error {
 	case s.hash != b.Hash:
 		p.Kind, p.Message = Unlinked, "it is a genuine manifest, and not the one that the chain names here"
 	default:
-		b.Manifest, b.signed = s.m, true
+		b.Manifest, b.signed = effective(s.m, b.rekey), true
 		return nil
 	}
 	return &VerificationError{Doing: fmt.Sprintf("check the signature of backup %s", b.ID), Problems: []Problem{p}}

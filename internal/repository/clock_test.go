@@ -149,6 +149,14 @@ func TestWithoutAClockAClockThatRunsAheadDeletesNothingEarly(t *testing.T) {
 		t.Errorf("swept %+v", s)
 	}
 	w.clean(w.open())
+	w.clock.forward(ManifestGrace) // and nobody commits: nothing says that time passes
+	if s := w.sweep(withoutClock(w.ahead(year))); s.Manifests != 0 || s.Waiting != 1 {
+		t.Errorf("swept %+v", s)
+	}
+	w.tick()
+	if s := w.sweep(withoutClock(w.ahead(year))); s.Manifests != 1 {
+		t.Errorf("swept %+v", s)
+	}
 }
 
 func TestWithoutAClockAClockThatRunsAheadGivesNoWriterUp(t *testing.T) {

@@ -39,7 +39,7 @@ func (v *View) losses() []Problem {
 // Find returns the manifest of a backup; nil if the view has none of that id.
 func (v *View) Find(id manifest.ID) *Loaded {
 	for i := range v.Manifests {
-		if v.Manifests[i].ID == id && v.Manifests[i].Kind != manifest.KindPrune {
+		if k := v.Manifests[i].Kind; v.Manifests[i].ID == id && k != manifest.KindPrune && k != manifest.KindRekey {
 			return &v.Manifests[i]
 		}
 	}
@@ -99,6 +99,8 @@ func (r *Repository) loaded(ld *loader, listed *listedChain) *View {
 		v.Problems = append(v.Problems, v.st.witness(seen, "this machine")...)
 	}
 	v.Problems = append(v.Problems, v.late(r.now())...)
+	_, misfits := v.rekeys()
+	v.Problems = append(v.Problems, misfits...)
 	if v.Head != nil {
 		r.noteHead(chain, v.Head.Sequence, v.Head.Hash)
 	}

@@ -24,6 +24,7 @@ const (
 	RolledBack    Kind = "rolled-back"    // a head seen earlier is gone
 	Overwritten   Kind = "overwritten"    // replaced or hidden; an older version in the store verifies and is used
 	Stray         Kind = "stray"          // far ahead of the head, and no manifest of that place by any trusted key
+	Misfit        Kind = "misfit"         // a rekey that can't stand for the backup that it is of, and is not used
 	Unknown       Kind = "unknown"        // an object that does not belong where it is
 	ObjectMissing Kind = "object-missing" // a data object that a manifest names is not there
 	ObjectSize    Kind = "object-size"    // a data object is shorter or longer than its manifest says
@@ -47,9 +48,9 @@ func (k Kind) Note() bool {
 
 // foreign reports failures that anybody can cause who can write to the store,
 // and that say nothing of what was committed: objects in no manifest's place,
-// and junk ahead of the place where the next manifest goes. They must be looked
-// at, and must keep nobody from restoring or deleting.
-func (k Kind) foreign() bool { return k == Stray || k == Unknown }
+// and junk ahead of the place where the next manifest goes. So do rekeys by keys
+// that may not sign what they would replace. They must be looked at, and must keep nobody from restoring or deleting.
+func (k Kind) foreign() bool { return k == Stray || k == Unknown || k == Misfit }
 
 // Problem is one finding about one object.
 type Problem struct {

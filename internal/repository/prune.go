@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -174,7 +175,7 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 // mayRemove refuses to remove what must stay.
 func (v *View) mayRemove(remove []manifest.ID, now time.Time) error {
 	for _, id := range remove {
-		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool { return e.ID == id && e.Kind != manifest.KindPrune }) {
+		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool { return e.ID == id && e.Kind != manifest.KindPrune && e.Kind != manifest.KindRekey }) {
 			return fmt.Errorf("remove backup %s: %w", id, ErrNothing)
 		}
 	}
@@ -206,14 +207,19 @@ func lockedAt(m *manifest.Manifest, now time.Time) bool {
 }
 
 // chooseManifests sorts the chain's manifests into those that go and those
-// that stay: removed backups and their proofs go, prunes go when all they
+// that stay: removed backups go with their proofs and rekeys, rekeys that a newer
+// one has replaced go, prunes go when all they
 // promised is done, and so does what is stored and does not count.
 func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time, there func(string) bool) {
-	proofOf := map[manifest.ID]manifest.ID{}
+	about := map[manifest.ID]manifest.ID{} // of proofs and rekeys: the backup that they go with
+	replaced := v.replacements()
 	pending := map[manifest.Entry]bool{} // named by a prune that stays
 	for _, m := range v.Manifests {
 		if m.Proof != nil {
-			proofOf[m.ID] = m.Proof.Of
+			about[m.ID] = m.Proof.Of
+		}
+		if m.Rekey != nil {
+			about[m.ID] = m.Rekey.Of
 		}
 	}
 	live := map[manifest.ID]bool{}
@@ -221,11 +227,12 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 		live[e.ID] = !slices.Contains(remove, e.ID)
 	}
 	for _, e := range v.st.live {
-		of, isProof := proofOf[e.ID]
+		of, isAbout := about[e.ID]
 		switch m := v.at(e.Sequence); {
 		case !live[e.ID]:
 			p.removed = append(p.removed, e.ID)
-		case isProof && !live[of]:
+		case isAbout && !live[of]:
+		case m != nil && m.Rekey != nil && replaced.by[e.Sequence] != nil && !lockedAt(m.Manifest, now): // a newer one is in effect
 		case m != nil && m.Prune != nil && v.done(m, now, there):
 		default:
 			p.index = append(p.index, e)
@@ -291,10 +298,19 @@ func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, 
 			}
 		}
 	}
+	replaced := v.replacements()
+	holds := func(o manifest.Object) bool {
+		return slices.ContainsFunc(data[manifest.ID(path.Base(path.Dir(o.Name)))], func(info storage.Info) bool {
+			return below(info.Name) == o.Name && info.Size == o.Size
+		})
+	}
 	live := map[manifest.ID]bool{}
 	for _, e := range p.index {
 		live[e.ID] = true
 		if m := v.at(e.Sequence); m != nil {
+			if replaced.goes(m, now, holds) {
+				continue
+			}
 			for _, o := range m.Objects {
 				keep[o.Name] = true
 			}

@@ -1,18 +1,21 @@
 package repository
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/storage"
 )
 
 func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID) *Pruned {
 	w.t.Helper()
-	w.tick()
 	p, err := r.Prune(w.t.Context(), chain, remove, PruneOptions{})
 	if err != nil {
 		w.t.Fatal(err)
@@ -23,7 +26,6 @@ func (w *world) prune(r *Repository, chain manifest.Chain, remove ...manifest.ID
 
 func (w *world) sweep(r *Repository) *Swept {
 	w.t.Helper()
-	w.tick()
 	s, err := r.Sweep(w.t.Context(), SweepOptions{})
 	if err != nil {
 		w.t.Fatal(err)
@@ -147,202 +149,6 @@ func TestAPruneRefusesToRemoveWhatMustStay(t *testing.T) {
 	}
 }
 
-func TestGarbageIsNamedBeforeItIsDeletedAndOnlyWhenNoWriterCanBeAlive(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	w.full(r)
-	m, data := w.draft(etcdMain, manifest.KindFull)
-	if err := put(t.Context(), r, m, data); err != nil {
-		t.Fatal(err)
-	}
-	w.clock.forward(GiveUpAfter)
-	if p := w.prune(r, etcdMain); p.Commit != nil {
-		t.Fatalf("young garbage was named: %+v", p)
-	}
-	w.clock.forward(2 * skewMargin)
-	p := w.prune(r, etcdMain)
-	if !slices.Equal(p.Dropped, []manifest.ID{m.ID}) || !slices.Equal(p.Objects, []string{m.Objects[0].Name}) {
-		t.Fatalf("pruned %+v", p)
-	}
-	w.clock.forward(ObjectGrace + time.Hour)
-	if s := w.sweep(r); s.Objects != 1 {
-		t.Errorf("swept %+v", s)
-	}
-	w.clean(w.open())
-	if n := len(names(t, w.store, testCluster+"/etcd/main/data/")); n != 1 {
-		t.Errorf("%d data objects", n)
-	}
-}
-
-// paused is a repository of a process that was stopped: its clock stands still.
-func (w *world) paused() *Repository {
-	then := w.clock.now()
-	return w.open(func(o *Options) { o.Now = func() time.Time { return then } })
-}
-
-func TestAWriterPausedAcrossAPruneGivesUp(t *testing.T) {
-	// A week later the prune that dropped it may be gone itself; then so are the
-	// writer's data objects.
-	gaveUp := func(err error) bool {
-		return errors.Is(err, ErrSuperseded) || err != nil && strings.Contains(err.Error(), "is not in the store")
-	}
-	for name, between := range map[string]func(w *world){
-		"and nothing more": func(w *world) {},
-		"and another commit behind it, whose index hides the prune": func(w *world) { w.full(w.open()) },
-		"and many": func(w *world) { w.fulls(w.open(), 12) },
-		"and the sweep": func(w *world) {
-			w.clock.forward(ObjectGrace + time.Hour)
-			w.sweep(w.open())
-		},
-		"and another prune with its sweeps": func(w *world) {
-			r := w.open()
-			fulls := w.fulls(r, 3)
-			w.clock.forward(ManifestGrace + time.Hour)
-			w.sweep(r)
-			w.prune(r, etcdMain, fulls[0].Manifest.ID)
-			w.full(r)
-		},
-	} {
-		t.Run("before it reads the head, "+name, func(t *testing.T) {
-			w := newWorld(t, nil)
-			w.full(w.open())
-			writer := w.paused()
-			m, data := w.draft(etcdMain, manifest.KindFull)
-			if err := put(t.Context(), writer, m, data); err != nil {
-				t.Fatal(err)
-			}
-			w.clock.forward(2 * time.Hour)
-			if p := w.prune(w.open(), etcdMain); !slices.Contains(p.Dropped, m.ID) {
-				t.Fatalf("pruned %+v", p)
-			}
-			between(w)
-			if _, err := writer.Commit(t.Context(), m); !gaveUp(err) {
-				t.Errorf("commit: %v", err)
-			}
-			w.clean(w.open())
-			if slices.Contains(w.ids(w.open()), m.ID) {
-				t.Error("the dropped backup is listed")
-			}
-		})
-		t.Run("between reading the head and the create, "+name, func(t *testing.T) {
-			w := newWorld(t, nil)
-			w.full(w.open())
-			paused := w.paused()
-			m, data := w.draft(etcdMain, manifest.KindFull)
-			writer := on(paused, &beforePut{Store: w.store, f: func(string) {
-				w.clock.forward(2 * time.Hour)
-				if p := w.prune(w.open(), etcdMain); !slices.Contains(p.Dropped, m.ID) {
-					t.Errorf("pruned %+v", p)
-				}
-				between(w)
-			}})
-			if err := put(t.Context(), writer, m, data); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := writer.Commit(t.Context(), m); !gaveUp(err) {
-				t.Errorf("commit: %v", err)
-			}
-			w.clean(w.open())
-			if slices.Contains(w.ids(w.open()), m.ID) {
-				t.Error("the dropped backup is listed")
-			}
-		})
-	}
-}
-
-func TestACreateInAPlaceThatWasPrunedDoesNotCount(t *testing.T) {
-	// Stopped for longer than manifests live, between its last look and the
-	// create: the place has been used, pruned and swept, so the create succeeds.
-	w := newWorld(t, nil)
-	w.full(w.open())
-	paused := w.paused()
-	m, data := w.draft(etcdMain, manifest.KindFull)
-	writer := on(paused, &beforePut{Store: w.store, f: func(name string) {
-		w.clock.forward(30 * time.Minute) // the objects are young: no prune names them yet
-		r := w.open()
-		fulls := w.fulls(r, 3)
-		w.prune(r, etcdMain, fulls[0].Manifest.ID)
-		w.clock.forward(ManifestGrace + time.Hour)
-		if s := w.sweep(r); s.Manifests != 1 {
-			t.Errorf("swept %+v", s)
-		}
-	}})
-	if err := put(t.Context(), writer, m, data); err != nil {
-		t.Fatal(err)
-	}
-	c, err := writer.Commit(t.Context(), m) // its own clock stands still, so it tries again
-	if err != nil || c.Sequence != 6 {
-		t.Fatalf("%+v, %v", c, err)
-	}
-	if got := w.manifests(); !slices.Contains(got, 2) {
-		t.Fatalf("manifests %v", got)
-	}
-	w.clean(w.open())
-	rep, _ := w.open().Verify(t.Context(), VerifyOptions{})
-	wantProblem(t, rep.Problems, w.stored(writer, etcdMain, 2), Leftover)
-	if n := len(w.ids(w.open())); n != 4 {
-		t.Errorf("%d backups", n)
-	}
-	if p := w.prune(w.open(), etcdMain); p.Commit == nil {
-		t.Error("the next prune leaves it there")
-	}
-	w.clock.forward(ManifestGrace + time.Hour)
-	w.sweep(w.open())
-	w.clean(w.open())
-	if got := w.manifests(); slices.Contains(got, 2) {
-		t.Errorf("manifests %v", got)
-	}
-}
-
-func TestAPrunerThatLosesTheRaceReadsAgain(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	fulls := w.fulls(r, 2)
-	m, data := w.draft(etcdMain, manifest.KindFull)
-	if err := put(t.Context(), r, m, data); err != nil {
-		t.Fatal(err)
-	}
-	slow := w.paused()
-	w.clock.forward(2 * time.Hour) // its objects look like garbage to the pruner
-	pruner := on(w.open(), &beforePut{Store: w.store, f: func(string) {
-		if _, err := slow.Commit(t.Context(), m); err != nil {
-			t.Error(err)
-		}
-	}})
-	p := w.prune(pruner, etcdMain, fulls[0].Manifest.ID)
-	if p.Commit.Sequence != 4 || len(p.Dropped) != 0 || len(p.Objects) != 1 {
-		t.Errorf("pruned %+v", p)
-	}
-	w.clock.forward(ManifestGrace + time.Hour)
-	w.sweep(r)
-	w.clean(w.open())
-	if ids := w.ids(w.open()); len(ids) != 2 || !slices.Contains(ids, m.ID) {
-		t.Errorf("backups %v", ids)
-	}
-}
-
-func TestASweepLeavesAWriterInFlightAlone(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	fulls := w.fulls(r, 3)
-	w.prune(r, etcdMain, fulls[0].Manifest.ID)
-	w.clock.forward(ManifestGrace + time.Hour)
-	m, data := w.draft(etcdMain, manifest.KindFull)
-	if err := put(t.Context(), r, m, data); err != nil {
-		t.Fatal(err)
-	}
-	w.sweep(w.open())
-	during := on(r, &beforePut{Store: w.store, f: func(string) { w.sweep(w.open()) }})
-	if _, err := during.Commit(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	w.sweep(w.open())
-	w.clean(w.open())
-	if n := len(w.ids(w.open())); n != 3 {
-		t.Errorf("%d backups", n)
-	}
-}
-
 func TestYearsOfBackupsAndPrunesStaySmallAndClean(t *testing.T) {
 	w := newWorld(t, nil)
 	r := w.open()
@@ -380,77 +186,6 @@ func TestYearsOfBackupsAndPrunesStaySmallAndClean(t *testing.T) {
 	}
 }
 
-func TestAHoleBlocksPruningUntilTheLossIsAccepted(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	fulls := w.fulls(r, 4)
-	remove(t, w.store, w.stored(r, etcdMain, 2))
-	behind := w.full(r)
-	if len(behind.Manifest.Index) != 4 {
-		t.Errorf("the index of %d entries forgets the lost one", len(behind.Manifest.Index))
-	}
-	wantProblem(t, w.failures(w.open()), w.stored(r, etcdMain, 2), Hole)
-	if _, err := r.Prune(t.Context(), etcdMain, nil, PruneOptions{}); !errors.Is(err, ErrVerification) {
-		t.Errorf("prune: %v", err)
-	}
-	s, err := r.Sweep(t.Context(), SweepOptions{})
-	if err != nil || len(s.Problems) != 1 {
-		t.Errorf("sweep: %+v, %v", s, err)
-	}
-	if _, err := r.Prune(t.Context(), etcdMain, []manifest.ID{fulls[1].Manifest.ID}, PruneOptions{AcceptLosses: true}); err != nil {
-		t.Fatal(err)
-	}
-	w.full(r)
-	w.clean(w.open())
-	if n := len(w.ids(w.open())); n != 5 {
-		t.Errorf("%d backups", n)
-	}
-}
-
-func TestAHoleBehindTheIndexIsNotHiddenByLaterBackups(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	w.fulls(r, 2)
-	w.backup(r, etcdMain, manifest.KindProof, func(m *manifest.Manifest) {
-		m.Proof = &manifest.Proof{Of: w.id(), Revision: 1, How: "drill"}
-	})
-	w.backup(r, etcdMain, manifest.KindProof, func(m *manifest.Manifest) {
-		m.Proof = &manifest.Proof{Of: w.id(), Revision: 1, How: "drill"}
-	})
-	remove(t, w.store, w.stored(r, etcdMain, 3)) // no index lists it
-	for range 3 {
-		if c := w.full(r); len(c.Manifest.Index) > 0 {
-			t.Errorf("manifest %d has an index over a hole", c.Sequence)
-		}
-		wantProblem(t, w.failures(w.open()), w.stored(r, etcdMain, 3), Hole)
-	}
-	if _, err := r.Prune(t.Context(), etcdMain, nil, PruneOptions{AcceptLosses: true}); err != nil {
-		t.Fatal(err)
-	}
-	w.clean(w.open())
-	if c := w.full(r); len(c.Manifest.Index) == 0 {
-		t.Error("no index after the loss was accepted")
-	}
-}
-
-func TestADamagedOldManifestIsFoundThroughTheIndex(t *testing.T) {
-	w := newWorld(t, nil)
-	r := w.open()
-	w.fulls(r, 8)
-	name := w.stored(r, etcdMain, 2)
-	data := get(t, w.store, name)
-	data[200] ^= 1
-	set(t, w.store, name, data)
-	v, err := w.open().Load(t.Context(), etcdMain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantProblem(t, v.Failures(), name, Damaged)
-	if m, err := r.Resolve(t.Context(), etcdMain, Point{}); err != nil || m.Sequence != 8 { // it hides nothing newer
-		t.Errorf("resolve: %v, %v", m, err)
-	}
-}
-
 func TestAnObjectThatTheStoreProtectsIsLeftForLater(t *testing.T) {
 	w := newWorld(t, nil)
 	r := w.open()
@@ -477,23 +212,198 @@ func TestAnObjectThatTheStoreProtectsIsLeftForLater(t *testing.T) {
 	w.clean(w.open())
 }
 
-func TestWritersThatTrustDifferentKeysAreReported(t *testing.T) {
+func TestALockedBackupIsNotPromisedForDeletion(t *testing.T) {
 	w := newWorld(t, nil)
-	other := w.newSigner("cp2")
+	r := w.open()
+	until := w.clock.now().Add(30 * 24 * time.Hour)
+	locked := w.full(r, func(m *manifest.Manifest) { m.RetainUntil = &until })
+	w.fulls(r, 2)
+	remove := []manifest.ID{locked.Manifest.ID}
+	w.clock.forward(29 * 24 * time.Hour)
+	for _, opts := range []PruneOptions{{}, {DryRun: true}, {AcceptLosses: true}} {
+		if p, err := r.Prune(t.Context(), etcdMain, remove, opts); !errors.Is(err, ErrRefused) {
+			t.Errorf("%+v: pruned %+v, %v", opts, p, err)
+		}
+	}
+	w.clock.forward(24 * time.Hour)
+	// The clock that is behind decides, whichever it is.
+	if p, err := w.ahead(-4*time.Minute).Prune(t.Context(), etcdMain, remove, PruneOptions{}); !errors.Is(err, ErrRefused) {
+		t.Errorf("by a clock that is behind: %+v, %v", p, err)
+	}
+	if p := w.prune(r, etcdMain, remove...); len(p.Removed) != 1 || p.Manifests != 1 {
+		t.Errorf("pruned %+v", p)
+	}
+	w.clean(w.open())
+}
+
+func TestWhatLostItsPlaceInTheChainStaysWhileItIsLocked(t *testing.T) {
+	w := newWorld(t, nil)
+	until := w.clock.now().Add(30 * 24 * time.Hour)
 	w.full(w.open())
-	both := w.trusting(testCluster, w.signer, other)
-	newer := func() *Repository {
-		return w.open(func(o *Options) { o.Trust, o.Signer = both, other })
+	m, data := w.draft(etcdMain, manifest.KindFull)
+	m.RetainUntil = &until
+	writer := on(w.paused(), &beforePut{Store: w.store, f: func(string) {
+		w.clock.forward(30 * time.Minute)
+		r := w.open()
+		fulls := w.fulls(r, 3)
+		w.prune(r, etcdMain, fulls[0].Manifest.ID)
+		w.clock.forward(ManifestGrace + time.Hour)
+		w.sweep(r)
+	}})
+	if err := put(t.Context(), writer, m, data); err != nil {
+		t.Fatal(err)
 	}
-	w.full(newer())
-	c := w.full(w.open()) // does not know cp2's key, and takes its backup for junk
-	if c.Sequence != 3 || len(c.Manifest.Skipped) != 1 || len(w.warnings) == 0 {
-		t.Errorf("committed %d, skipped %v, warnings %v", c.Sequence, c.Manifest.Skipped, w.warnings)
+	if _, err := writer.Commit(t.Context(), m); err != nil { // in place 2, in vain, and then in another
+		t.Fatal(err)
 	}
-	wantProblem(t, w.failures(newer()), w.stored(newer(), etcdMain, 2), Fork)
-	if n := len(w.ids(newer())); n != 3 { // nothing acknowledged is lost
-		t.Errorf("%d backups", n)
+	if got := w.manifests(); !slices.Contains(got, 2) {
+		t.Fatalf("manifests %v", got)
 	}
-	w.full(w.open())
-	wantProblem(t, w.failures(newer()), w.stored(newer(), etcdMain, 2), Fork)
+	names := func(p *Pruned) bool {
+		return p.Commit != nil && slices.ContainsFunc(p.Commit.Manifest.Prune.Manifests, func(e manifest.Entry) bool { return e.Sequence == 2 })
+	}
+	if p := w.prune(w.open(), etcdMain); names(p) || slices.Contains(p.Objects, m.Objects[0].Name) {
+		t.Errorf("a locked one was promised for deletion: %+v", p)
+	}
+	w.clean(w.open())
+	w.clock.forward(30 * 24 * time.Hour)
+	if p := w.prune(w.open(), etcdMain); !names(p) || slices.Contains(p.Objects, m.Objects[0].Name) { // which the second place names
+		t.Errorf("pruned %+v", p)
+	}
+	w.clean(w.open())
+}
+
+func TestADryRunDecidesAsAPruneDoesAndChangesNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	fulls := w.fulls(w.open(), 4)
+	garbage, data := w.draft(etcdMain, manifest.KindFull)
+	if err := put(t.Context(), w.open(), garbage, data); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.forward(2 * time.Hour)
+	remove := []manifest.ID{fulls[0].Manifest.ID, fulls[2].Manifest.ID}
+	reader := w.open(func(o *Options) { o.Signer = nil })
+	before := names(t, w.store, "")
+	dry, err := reader.Prune(t.Context(), etcdMain, remove, PruneOptions{DryRun: true})
+	if err != nil || dry.Commit != nil {
+		t.Fatalf("%+v, %v", dry, err)
+	}
+	if after := names(t, w.store, ""); !slices.Equal(after, before) {
+		t.Errorf("a dry run left %v, not %v", after, before)
+	}
+	p := w.prune(w.open(), etcdMain, remove...)
+	if !slices.Equal(dry.Removed, p.Removed) || !slices.Equal(dry.Dropped, p.Dropped) || !slices.Equal(dry.Objects, p.Objects) ||
+		dry.Bytes != p.Bytes || dry.Manifests != p.Manifests || len(p.Objects) != 3 {
+		t.Errorf("said %+v, did %+v", dry, p)
+	}
+	w.clock.forward(ManifestGrace + time.Hour)
+	said, err := reader.Sweep(t.Context(), SweepOptions{DryRun: true})
+	if err != nil || len(names(t, w.store, "")) != len(before)+1 {
+		t.Errorf("%v; %v", err, names(t, w.store, ""))
+	}
+	if did := w.sweep(w.open()); said.Objects != did.Objects || said.Manifests != did.Manifests || said.Bytes != did.Bytes || did.Objects != 3 {
+		t.Errorf("said %+v, did %+v", said, did)
+	}
+}
+
+func TestWhatToRemoveIsAskedOfEachView(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	w.fulls(r, 3)
+	asked := 0
+	pruner := on(w.open(), &beforePut{Store: w.store, f: func(string) { w.full(w.open()) }})
+	p, err := pruner.Prune(t.Context(), etcdMain, nil, PruneOptions{Choose: func(backups []Backup, now time.Time) []manifest.ID {
+		if asked++; len(backups) != 2+asked || now.After(w.clock.now()) {
+			t.Errorf("asked of %d backups at %s", len(backups), now)
+		}
+		return []manifest.ID{backups[len(backups)-2].ID} // the newest but one, whichever that is
+	}})
+	if err != nil || asked != 2 {
+		t.Fatalf("asked %d times, %v", asked, err)
+	}
+	if got := p.Commit.Manifest.Prune.Manifests; len(got) != 1 || got[0].Sequence != 3 {
+		t.Errorf("named %v", got)
+	}
+	w.clean(w.open())
+}
+
+func TestAKeyThatMayNotPruneIsToldSo(t *testing.T) {
+	w := newWorld(t, nil)
+	fulls := w.fulls(w.open(), 2)
+	writer, elsewhere, stranger := w.newSigner("writer"), w.newSigner("elsewhere"), w.newSigner("stranger")
+	trust := w.trusting(testCluster, w.signer, writer, elsewhere)
+	trust.Verifiers[1].Kinds = []string{"full", "files"}
+	trust.Verifiers[2].Chains = []string{"hosts/*"}
+	before := w.manifests()
+	for _, signer := range []*manifest.Signer{writer, elsewhere, stranger} {
+		r := w.open(func(o *Options) { o.Trust, o.Signer = trust, signer })
+		if p, err := r.Prune(t.Context(), etcdMain, []manifest.ID{fulls[0].Manifest.ID}, PruneOptions{}); !errors.Is(err, ErrMayNotPrune) {
+			t.Errorf("%s pruned %+v, %v", signer.Name(), p, err)
+		}
+	}
+	if got := w.manifests(); !slices.Equal(got, before) {
+		t.Errorf("manifests %v", got)
+	}
+}
+
+// deleting counts deletions and may refuse them.
+type deleting struct {
+	storage.Store
+	err   error
+	count atomic.Int64
+}
+
+func (d *deleting) Delete(ctx context.Context, name string) error {
+	if d.count.Add(1); d.err != nil {
+		return d.err
+	}
+	return d.Store.Delete(ctx, name)
+}
+
+func TestASweepThatMayNotDeleteSaysSoAndStops(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	var remove []manifest.ID
+	for _, c := range w.fulls(r, 100)[:99] {
+		remove = append(remove, c.Manifest.ID)
+	}
+	w.prune(r, etcdMain, remove...)
+	w.clock.forward(ObjectGrace + time.Hour)
+	w.tick() // for the store below hides that it tells the time
+	store := &deleting{Store: w.store, err: fmt.Errorf("delete: %w", storage.ErrPermission)}
+	s, err := on(r, store).Sweep(t.Context(), SweepOptions{})
+	if !errors.Is(err, storage.ErrPermission) || s.Objects != 0 {
+		t.Errorf("swept %+v, %v", s, err)
+	}
+	if n := store.count.Load(); n > 2*deletes {
+		t.Errorf("%d attempts", n)
+	}
+	w.clean(w.open())
+	if s := w.sweep(r); s.Objects != 99 { // by somebody who may
+		t.Errorf("swept %+v", s)
+	}
+}
+
+func TestASweepOfSomeChainsLeavesTheOthers(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	for _, chain := range []manifest.Chain{etcdMain, hostsCP1} {
+		kind := manifest.KindFull
+		if chain == hostsCP1 {
+			kind = manifest.KindFiles
+		}
+		first := w.backup(r, chain, kind)
+		w.backup(r, chain, kind)
+		w.prune(r, chain, first.Manifest.ID)
+	}
+	w.clock.forward(ManifestGrace + time.Hour)
+	for _, want := range []int{1, 0} {
+		if s, err := r.Sweep(t.Context(), SweepOptions{Chains: []manifest.Chain{hostsCP1}}); err != nil || s.Objects != want || s.Manifests != want {
+			t.Errorf("swept %+v, %v", s, err)
+		}
+	}
+	if s := w.sweep(r); s.Objects != 1 || s.Manifests != 1 {
+		t.Errorf("swept %+v", s)
+	}
+	w.clean(w.open())
 }

@@ -81,6 +81,10 @@ var (
 	// ErrNoSigner: the repository was opened for reading only.
 	ErrNoSigner = errors.New("no signing key")
 
+	// ErrMayNotRekey: the trust file does not let this signing key replace a
+	// backup's data.
+	ErrMayNotRekey = errors.New("this signing key may not rekey")
+
 	// ErrRefused: a prune would remove what must stay.
 	ErrRefused = errors.New("refused to prune")
 )

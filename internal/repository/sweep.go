@@ -37,7 +37,7 @@ const deletes = 16
 
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
-// nothing that a manifest which counts names, nothing in a chain with
+// nothing that a manifest which counts names (but for what a rekey has replaced), nothing in a chain with
 // failures, and no manifest whose text is not the one that was named. Time
 // passes for it by the store's clock and ours, whichever is slower, and it
 // refuses with ErrClock where they differ by much. An error comes with what was
@@ -83,8 +83,9 @@ type doomed struct {
 // due lists what is to be deleted of a chain now, and counts what waits.
 func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swept) []doomed {
 	named := map[string]bool{}
-	for _, m := range v.Manifests {
-		for _, o := range m.Objects {
+	replaced := v.replacements()
+	for i := range v.Manifests {
+		for _, o := range replaced.objects(&v.Manifests[i]) {
 			named[o.Name] = true
 		}
 	}

@@ -141,9 +141,15 @@ func (r *Repository) unnamed(v *View, listed *listedChain, now time.Time) []Prob
 			}
 		}
 	}
-	for _, m := range v.Manifests {
-		for _, o := range m.Objects {
+	replaced := v.replacements()
+	rekeyed := map[string]bool{}
+	for i := range v.Manifests {
+		m := &v.Manifests[i]
+		for _, o := range replaced.objects(m) {
 			names[r.stored(o.Name)] = ""
+		}
+		for _, o := range m.Objects {
+			rekeyed[r.stored(o.Name)] = replaced.by[m.Sequence] != nil
 		}
 	}
 	var problems []Problem
@@ -156,6 +162,8 @@ func (r *Repository) unnamed(v *View, listed *listedChain, now time.Time) []Prob
 			case kind == Leftover:
 				add(info, Leftover, "it was pruned, and is deleted when its time has come")
 			case ok:
+			case rekeyed[info.Name]:
+				add(info, Leftover, "a rekey has replaced it; the next prune names it")
 			case now.Sub(info.Modified) > GiveUpAfter+skewMargin:
 				add(info, Garbage, "no manifest names it: its backup was never committed")
 			default:
@@ -178,11 +186,17 @@ type target struct {
 
 func targets(v *View, ids []manifest.ID) []target {
 	var list []target
-	for _, m := range v.Manifests {
-		if len(ids) > 0 && !slices.Contains(ids, m.ID) {
+	replaced := v.replacements()
+	for i := range v.Manifests {
+		m := &v.Manifests[i]
+		of := m.ID
+		if m.Rekey != nil {
+			of = m.Rekey.Of
+		}
+		if len(ids) > 0 && !slices.Contains(ids, of) {
 			continue
 		}
-		for _, o := range m.Objects {
+		for _, o := range replaced.objects(m) {
 			list = append(list, target{v.Chain, m.Sequence, o})
 		}
 	}

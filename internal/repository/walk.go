@@ -121,9 +121,12 @@ func (st *state) indexed(seq manifest.Sequence) (manifest.Entry, bool) {
 }
 
 // claim is what the newest index says of a place.
+//
+// A rekey is believed by nobody's word but its own signature's: whose it is
+// decides whether it stands for a backup.
 func (st *state) claim(seq manifest.Sequence) claim {
 	e, ok := st.indexed(seq)
-	if !ok {
+	if !ok || e.Kind == manifest.KindRekey {
 		return claim{}
 	}
 	return claim{hash: e.Hash, by: st.anchor.signers}
