@@ -62,6 +62,7 @@ type commit struct {
 	created time.Time
 	objects []manifest.Object
 	depth   depth // of the views it works on
+	anyAge  bool  // it was captured long ago, and that is no reason to give up
 
 	// draft gives what to commit behind a view: for a backup always the same,
 	// for a prune what that view leaves to prune; nil means nothing.
@@ -75,6 +76,9 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 	// A prune that dropped our id began after our capture did, so older ones,
 	// by any clock, are of no concern.
 	c.depth.since = c.created.Add(-GiveUpAfter - skewMargin)
+	if c.anyAge { // any prune may have dropped it
+		c.depth.since = time.Time{}
+	}
 	failed := 0
 	for range attempts {
 		view, err := c.r.load(ctx, c.chain, c.depth)
@@ -88,7 +92,7 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 		if err != nil || m == nil {
 			return nil, err
 		}
-		if age := c.r.now().Sub(c.created); age > GiveUpAfter {
+		if age := c.r.now().Sub(c.created); age > GiveUpAfter && !c.anyAge {
 			return nil, fmt.Errorf("%w: its capture began %s ago, limit %s", ErrTooOld, age.Round(time.Second), GiveUpAfter)
 		}
 		// The commit point. Before the create takes effect the backup is
@@ -162,8 +166,10 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 	if view.Head != nil {
 		m.Previous = view.Head.Hash
 	}
-	if m.Epoch, err = c.r.epoch(ctx, view, draft); err != nil {
-		return nil, nil, err
+	if draft.Copied == nil { // a copy knows its epoch
+		if m.Epoch, err = c.r.epoch(ctx, view, draft); err != nil {
+			return nil, nil, err
+		}
 	}
 	m.Heads = c.r.witnesses(view, draft.Heads)
 	if m.Prune == nil {

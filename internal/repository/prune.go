@@ -175,7 +175,9 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 // mayRemove refuses to remove what must stay.
 func (v *View) mayRemove(remove []manifest.ID, now time.Time) error {
 	for _, id := range remove {
-		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool { return e.ID == id && e.Kind != manifest.KindPrune && e.Kind != manifest.KindRekey }) {
+		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool {
+			return e.ID == id && e.Kind != manifest.KindPrune && e.Kind != manifest.KindRekey
+		}) {
 			return fmt.Errorf("remove backup %s: %w", id, ErrNothing)
 		}
 	}
@@ -207,9 +209,9 @@ func lockedAt(m *manifest.Manifest, now time.Time) bool {
 }
 
 // chooseManifests sorts the chain's manifests into those that go and those
-// that stay: removed backups go with their proofs and rekeys, rekeys that a newer
-// one has replaced go, prunes go when all they
-// promised is done, and so does what is stored and does not count.
+// that stay: removed backups go with their proofs and rekeys, rekeys go that a
+// newer one has replaced, prunes go when all they promised is done, and so does
+// what is stored and does not count.
 func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time, there func(string) bool) {
 	about := map[manifest.ID]manifest.ID{} // of proofs and rekeys: the backup that they go with
 	replaced := v.replacements()
@@ -232,7 +234,7 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 		case !live[e.ID]:
 			p.removed = append(p.removed, e.ID)
 		case isAbout && !live[of]:
-		case m != nil && m.Rekey != nil && replaced.by[e.Sequence] != nil && !lockedAt(m.Manifest, now): // a newer one is in effect
+		case m != nil && m.Rekey != nil && replaced.goes(m, now, func(o manifest.Object) bool { return there(o.Name) }):
 		case m != nil && m.Prune != nil && v.done(m, now, there):
 		default:
 			p.index = append(p.index, e)
@@ -309,7 +311,7 @@ func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, 
 		live[e.ID] = true
 		if m := v.at(e.Sequence); m != nil {
 			if replaced.goes(m, now, holds) {
-				continue
+				continue // its object goes; the manifest stays and says what the data is
 			}
 			for _, o := range m.Objects {
 				keep[o.Name] = true

@@ -1,0 +1,273 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"time"
+
+	"lifeboat/internal/manifest"
+	"lifeboat/storage"
+)
+
+// ErrOrder: a chain takes no copy of a backup that is older than what it holds
+// already, since "the latest" is a chain's last.
+var ErrOrder = errors.New("the destination holds newer backups of this chain already")
+
+// Original is a manifest that another store may take a copy of.
+type Original struct {
+	*manifest.Manifest // with the objects in effect
+	Hash               manifest.Hash
+}
+
+// Originals are what can be copied from a chain: its fulls, files and proofs,
+// in the chain's order, each with its own signature checked, since whoever
+// copies signs anew. What is wrong with the chain comes with them.
+func (r *Repository) Originals(ctx context.Context, chain manifest.Chain) ([]Original, []Problem, error) {
+	v, err := r.load(ctx, chain, depth{signatures: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	rekeys, _ := v.rekeys()
+	var list []Original
+	for i := range v.Manifests {
+		m := &v.Manifests[i]
+		if v.st.bad[m.Sequence] || m.Kind != manifest.KindFull && m.Kind != manifest.KindFiles && m.Kind != manifest.KindProof {
+			continue
+		}
+		var rekey *Loaded
+		if by := rekeys[m.ID]; len(by) > 0 {
+			rekey = by[len(by)-1]
+		}
+		list = append(list, Original{Manifest: effective(m.Manifest, rekey), Hash: m.Hash})
+	}
+	return list, v.Problems, nil
+}
+
+// Copying takes manifests of one chain of another store into this one's.
+type Copying struct {
+	r     *Repository
+	chain manifest.Chain
+	from  string                   // the other store's name
+	place map[manifest.ID]int      // of all originals, in their own chain
+	all   map[manifest.ID]Original // of the whole chain, whether they are to be copied or not
+}
+
+// Copy prepares to copy from a chain of the store that is named from;
+// originals is all that it holds.
+func (r *Repository) Copy(chain manifest.Chain, from string, originals []Original) *Copying {
+	c := &Copying{r: r, chain: chain, from: from, place: map[manifest.ID]int{}, all: map[manifest.ID]Original{}}
+	for i, o := range originals {
+		c.place[o.ID], c.all[o.ID] = i, o
+	}
+	return c
+}
+
+// Fate says what became, or is to become, of one copy.
+type Fate string
+
+// The fates of copies.
+const (
+	FateWanted  Fate = "wanted"  // it can be copied
+	FatePresent Fate = "present" // the destination has it
+	FatePruned  Fate = "pruned"  // the destination had it, or part of it, and a prune said that it goes
+	FateOld     Fate = "old"     // it is older than what the destination holds: ErrOrder
+	FateAlone   Fate = "alone"   // a proof of a backup that is not there
+	FateCopied  Fate = "copied"
+	FateFailed  Fate = "failed"
+)
+
+// Plan says of each id what a copy would do, assuming that they are copied in
+// the originals' order. It commits nothing.
+func (c *Copying) Plan(ctx context.Context, ids []manifest.ID) (map[manifest.ID]Fate, error) {
+	v, err := c.r.load(ctx, c.chain, depth{})
+	if err != nil {
+		return nil, err
+	}
+	fates := map[manifest.ID]Fate{}
+	for _, id := range ids {
+		if fates[id], err = c.fate(ctx, v, c.all[id].Manifest); err != nil {
+			return nil, err
+		}
+	}
+	for _, id := range ids { // a proof whose backup is about to be copied is not alone
+		if p := c.all[id].Proof; p != nil && fates[id] == FateAlone && fates[p.Of] == FateWanted {
+			fates[id] = FateWanted
+		}
+	}
+	return fates, nil
+}
+
+// fate decides for one view.
+func (c *Copying) fate(ctx context.Context, v *View, m *manifest.Manifest) (Fate, error) {
+	live := map[manifest.ID]bool{}
+	for _, e := range v.st.live {
+		live[e.ID] = true
+	}
+	if _, gone := v.st.dropped[m.ID]; gone {
+		return FatePruned, nil
+	}
+	switch {
+	case live[m.ID]:
+		return FatePresent, nil
+	case m.Proof != nil && !live[m.Proof.Of]:
+		return FateAlone, nil
+	case m.Proof != nil:
+		return FateWanted, nil
+	}
+	for _, e := range v.st.live {
+		if place, known := c.place[e.ID]; known && place > c.place[m.ID] && backupKind(e.Kind) {
+			return FateOld, nil
+		}
+	}
+	last, err := c.last(ctx, v)
+	if err != nil {
+		return "", err
+	}
+	if last != nil && last.Created.After(m.Created) {
+		if _, known := c.place[last.ID]; !known { // what the source has, its own order judges
+			return FateOld, nil
+		}
+	}
+	return FateWanted, nil
+}
+
+func backupKind(k manifest.Kind) bool { return k == manifest.KindFull || k == manifest.KindFiles }
+
+// last is the destination's last backup; nil if there is none that can be read.
+func (c *Copying) last(ctx context.Context, v *View) (*manifest.Manifest, error) {
+	for _, e := range slices.Backward(v.st.live) {
+		if !backupKind(e.Kind) {
+			continue
+		}
+		s := v.st.slots[e.Sequence]
+		if s == nil {
+			var err error
+			if s, err = c.r.reader(c.chain).read(ctx, e.Sequence, v.st.claim(e.Sequence)); err != nil {
+				return nil, err
+			}
+		}
+		if s.m != nil {
+			return s.m, nil
+		}
+	}
+	return nil, nil
+}
+
+// epoch keeps the source's count of etcd's histories: it goes up by as much as
+// it did there since the destination's last backup.
+func (c *Copying) epoch(ctx context.Context, v *View, m *manifest.Manifest) (uint64, error) {
+	if v.Head == nil {
+		return m.Epoch, nil
+	}
+	last, err := c.last(ctx, v)
+	if err != nil || m.Proof != nil || last == nil {
+		return v.Head.Epoch, err
+	}
+	if o, known := c.all[last.ID]; known && m.Epoch >= o.Epoch {
+		return v.Head.Epoch + (m.Epoch - o.Epoch), nil
+	}
+	return c.r.epoch(ctx, v, m)
+}
+
+// Draft is the manifest of a copy as this store would commit it: the original's
+// id, time and facts, with the objects in its own folder and where it came from.
+// What the original said of other chains, and of when the next one is due, is
+// not repeated.
+func (c *Copying) Draft(id manifest.ID, retainUntil time.Time) *manifest.Manifest {
+	o := c.all[id]
+	m := *o.Manifest
+	m.Copied = &manifest.Head{Store: manifest.Line(c.from), Chain: c.chain, Sequence: o.Sequence, Hash: o.Hash}
+	m.Writer, m.Heads, m.Index, m.Skipped, m.NextExpectedBy, m.RetainUntil = c.r.opts.Writer, nil, nil, nil, nil, nil
+	if !retainUntil.IsZero() && len(o.Objects) > 0 {
+		m.RetainUntil = &retainUntil
+	}
+	m.Objects = slices.Clone(o.Objects)
+	for i := range m.Objects {
+		m.Objects[i].Name = ObjectName(c.chain, m.ID, path.Base(m.Objects[i].Name))
+	}
+	return &m
+}
+
+// Commit makes a copy count; its objects have been put. A copy may be of any
+// age, so nothing hurries it but a prune that takes its objects for garbage:
+// that one wins if it comes first. It fails with ErrOrder, ErrSuperseded, or, of
+// a proof whose backup went away, ErrNothing.
+func (c *Copying) Commit(ctx context.Context, draft *manifest.Manifest) (*Committed, error) {
+	commit := &commit{
+		r: c.r, chain: c.chain, id: draft.ID, created: draft.Created, objects: draft.Objects, anyAge: true, depth: depth{tail: true},
+		draft: func(v *View) (*manifest.Manifest, error) {
+			switch fate, err := c.fate(ctx, v, draft); {
+			case err != nil:
+				return nil, err
+			case fate == FateOld:
+				return nil, ErrOrder
+			case fate == FateAlone:
+				return nil, fmt.Errorf("backup %s: %w", draft.Proof.Of, ErrNothing)
+			}
+			m := *draft
+			var err error
+			m.Epoch, err = c.epoch(ctx, v, c.all[draft.ID].Manifest)
+			return &m, err
+		},
+	}
+	done, err := commit.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("commit a copy of %s to %s in %s: %w", draft.ID, c.chain, c.r.opts.Name, err)
+	}
+	return done, nil
+}
+
+// Holds reports whether the store has an object with exactly these bytes. It
+// reads all of them.
+func (r *Repository) Holds(ctx context.Context, o manifest.Object) (bool, error) {
+	there, err := r.exists(ctx, r.stored(o.Name))
+	if err != nil || !there {
+		return false, err
+	}
+	err = r.readCurrent(ctx, o)
+	if errors.Is(err, ErrVerification) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// CopyObject puts an object that another store holds, under another name, and
+// checks its size and SHA-256 on the way: what does not fit is an error that
+// wraps ErrVerification, and nothing is stored. progress is told the bytes of
+// each read.
+func (r *Repository) CopyObject(ctx context.Context, from *Repository, o manifest.Object, name string, retainUntil time.Time, progress func(int)) error {
+	body, err := from.OpenObject(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	source := &watched{r: body, progress: progress}
+	err = r.PutObject(ctx, name, source, retainUntil)
+	if source.err != nil && source.err != io.EOF && !errors.Is(err, source.err) {
+		err = errors.Join(source.err, err) // a store need not say why its reader failed
+	}
+	if errors.Is(err, storage.ErrExist) {
+		err = fmt.Errorf("other bytes have its name: %w", err)
+	}
+	return err
+}
+
+// watched tells of the bytes that are read through it.
+type watched struct {
+	r        io.Reader
+	progress func(int)
+	err      error
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.progress(n)
+	if err != nil {
+		w.err = err
+	}
+	return n, err
+}
