@@ -7,13 +7,13 @@ tool helm.sh/helm/v4/cmd/helm
 // The Kubernetes libraries and these stand at the versions of ../kube, so that
 // most of what helm is made of is compiled once for both.
 replace (
-	golang.org/x/time => golang.org/x/time v0.14.0
-	github.com/mailru/easyjson => github.com/mailru/easyjson v0.7.7
-	github.com/go-openapi/jsonreference => github.com/go-openapi/jsonreference v0.20.2
-	github.com/go-openapi/jsonpointer => github.com/go-openapi/jsonpointer v0.21.0
-	github.com/go-openapi/swag => github.com/go-openapi/swag v0.23.0
-	github.com/moby/term => github.com/moby/term v0.5.0
 	github.com/go-errors/errors => github.com/go-errors/errors v1.4.2
+	github.com/go-openapi/jsonpointer => github.com/go-openapi/jsonpointer v0.21.0
+	github.com/go-openapi/jsonreference => github.com/go-openapi/jsonreference v0.20.2
+	github.com/go-openapi/swag => github.com/go-openapi/swag v0.23.0
+	github.com/mailru/easyjson => github.com/mailru/easyjson v0.7.7
+	github.com/moby/term => github.com/moby/term v0.5.0
+	golang.org/x/time => golang.org/x/time v0.14.0
 )
 
 require (
