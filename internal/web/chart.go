@@ -11,14 +11,14 @@ import (
 )
 
 // strip is the chart of one job: a mark a run, the oldest on the left. Bars
-// upwards are durations, bars downwards stored bytes, each against the largest
+// upwards are durations, bars downwards bytes stored or read, each against the largest
 // of the strip. Jobs have strips of their own: beside a verification that reads
 // every byte a backup's seconds would not be seen.
 type strip struct {
 	Name, Target string
 	Summary      string // the chart in words
 	Longest      string // what the tallest bars stand for
-	Largest      string // empty: no run stored anything
+	Largest      string // empty: no run moved any bytes
 	Oldest       moment // of the leftmost mark
 	Width        int    // of the drawing, in its own units
 	Height       int
@@ -100,7 +100,11 @@ func (b *builder) strip(runs []*status.Run) strip {
 	s.Summary = fmt.Sprintf("%s, %s; the last %s: %s after %s", plural(len(runs), "run"), ofThem(failed),
 		relative(newest.Started, b.now), strings.ToLower(judgeRun(newest).Word), span(newest.Duration))
 	if newest.StoredBytes > 0 {
-		s.Summary += ", " + size(newest.StoredBytes) + " stored"
+		done := " stored"
+		if newest.Kind == status.Verify {
+			done = " read"
+		}
+		s.Summary += ", " + size(newest.StoredBytes) + done
 	}
 	for i := len(runs) - 1; i >= 0; i-- {
 		r := runs[i]

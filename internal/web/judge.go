@@ -53,7 +53,7 @@ func judgeStoreOf(c *status.Chain, in *status.InStore, now time.Time, down bool)
 		return verdict{unknown, "Empty"}
 	case in.Newest.IsZero():
 		return verdict{bad, "No backup"}
-	case isLate(in, now):
+	case isLate(c, in, now):
 		return lateness(c, now)
 	case in.NewestWhole.Before(in.Newest):
 		return verdict{warn, "Degraded"}
@@ -64,14 +64,20 @@ func judgeStoreOf(c *status.Chain, in *status.InStore, now time.Time, down bool)
 
 // lateSlack is how long after its time a backup is not yet called late: the
 // agent too waits so long for the one whose turn it is.
-const lateSlack = 5 * time.Minute
+func lateSlack(c *status.Chain) time.Duration {
+	const least, most = 30 * time.Second, 5 * time.Minute
+	if c.Interval == 0 {
+		return most
+	}
+	return min(max(c.Interval/20, least), most)
+}
 
 // A chain of others that has been late for so long belongs to a node that is
 // gone. The agent stops naming it then, and the page stops being alarmed.
 const forgetLate = 30 * day
 
-func isLate(in *status.InStore, now time.Time) bool {
-	return !in.Late.IsZero() && now.Sub(in.Late) > lateSlack
+func isLate(c *status.Chain, in *status.InStore, now time.Time) bool {
+	return !in.Late.IsZero() && now.Sub(in.Late) > lateSlack(c)
 }
 
 // lateness is how bad it is that a chain is late: another agent's says so
@@ -107,7 +113,7 @@ func judgePoint(c *status.Chain, now time.Time) verdict {
 			continue
 		}
 		kept++
-		if isLate(in, now) {
+		if isLate(c, in, now) {
 			late++
 		}
 		if in.Newest.Equal(c.RecoveryPoint) {
@@ -133,7 +139,7 @@ func judgePoint(c *status.Chain, now time.Time) verdict {
 		return verdict{unknown, "Not scheduled"}
 	case c.Interval == 0:
 		return verdict{good, "In time"} // as far as its own agent promised
-	case age > 2*c.Interval+lateSlack:
+	case age > 2*c.Interval+lateSlack(c):
 		return verdict{bad, "Late"} // whatever a store that stopped answering said
 	default:
 		return verdict{good, "In time"}

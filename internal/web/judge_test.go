@@ -22,6 +22,7 @@ func TestVerdictsOnChains(t *testing.T) {
 		{"a promise that was over a minute ago is not late yet", func(c *status.Chain) {
 			c.InStores[0].Late, c.InStores[1].Late = now.Add(-time.Minute), now.Add(-time.Minute)
 		}, false, verdict{good, "Well"}},
+		{"where backups come every 20 s, a minute is late", func(c *status.Chain) { c.Interval = 20 * time.Second }, false, verdict{bad, "Late"}},
 		{"late in both", func(c *status.Chain) { c.InStores[0].Late, c.InStores[1].Late = hours(1), hours(1) }, false, verdict{bad, "Late"}},
 		{"late in one", func(c *status.Chain) { c.InStores[0].Late = hours(1) }, false, verdict{warn, "Late in one store"}},
 		{"missing in one", func(c *status.Chain) {

@@ -213,7 +213,10 @@ func (b *builder) inStore(c *status.Chain, in *status.InStore) inStoreView {
 		v.Head = count(int64(in.Head))
 	}
 	if in.Revision > 0 {
-		v.Revision, v.Keys = count(in.Revision), count(in.Keys)
+		v.Revision, v.Keys = count(in.Revision), count(in.Keys)+" keys"
+		if in.Keys == 1 {
+			v.Keys = "1 key"
+		}
 	}
 	if !in.Newest.IsZero() {
 		v.Stored, v.Plain = size(in.StoredBytes), size(in.PlainBytes)

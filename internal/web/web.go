@@ -31,7 +31,7 @@ const (
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
 	maxRenders     = 2 // at once; a flood of requests must not take the CPU from etcd
-	endGrace       = 5 * time.Second
+	endGrace       = 2 * time.Second // a reload at the same address waits for it
 )
 
 // Options say what a Server serves, and to whom.
@@ -74,7 +74,7 @@ func New(options Options) *Server {
 }
 
 // Serve answers on the listener until ctx ends, then lets the requests under
-// way finish for a few seconds and returns nil. It closes the listener in
+// way finish for two seconds at most and returns nil. It closes the listener in
 // every case. A certificate or token file that can't be used is an error at
 // once: a server that was told to protect itself never runs without.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
