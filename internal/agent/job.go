@@ -65,7 +65,7 @@ type job struct {
 	standing *Standing     // as asked since then; nil: not yet
 	asked    time.Duration // when
 	last     *success      // of this process
-	lost     bool          // the last success is not in the stores
+	lost     int           // successes in a row that were not in the stores afterwards
 	differ   int           // members whose data differ, at the last full
 
 	open struct { // slotAfter's last result
@@ -339,10 +339,13 @@ func (a *Agent) confirm() {
 		if j.kind != status.Full && j.kind != status.Files {
 			continue
 		}
-		j.lost = a.board.newest(j.chain, a.least()).Before(j.last.created) && a.board.arrived(j.chain, a.least()) < j.last.began
-		if j.lost {
-			j.failures++
-			j.failed = a.mono()
+		// At the same instant is before: time need not pass in a look.
+		missing := a.board.newest(j.chain, a.least()).Before(j.last.created) && a.board.arrived(j.chain, a.least()) <= j.last.began
+		if !missing {
+			j.lost = 0
+			continue
 		}
+		j.lost++
+		j.failures, j.failed = j.lost, a.mono()
 	}
 }

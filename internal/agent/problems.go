@@ -111,7 +111,7 @@ func (a *Agent) aboutOurs(f *findings, s *status.Status, c status.Chain, j *job)
 	if c.RecoveryPoint.Sub(s.Now) > maxSkew {
 		f.add(status.Warning, c.Name, "the newest backup is of %s, which is in the future: a clock is or was wrong", c.RecoveryPoint.UTC().Format(time.RFC3339))
 	}
-	if j.lost {
+	if j.lost > 0 {
 		f.add(status.Critical, c.Name, "the backup that this agent took last is not in the stores")
 	}
 	if j.differ > 0 {

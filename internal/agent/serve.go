@@ -97,7 +97,7 @@ func (a *Agent) finish(j *job, run status.Run, did *Outcome, began time.Duration
 		j.failures++
 		j.failed = a.mono()
 	default: // findings too: the same bytes need no second look before the next slot
-		j.failures, j.lost = 0, false
+		j.failures = 0
 		j.last = &success{
 			created: run.Started, began: began, ended: a.mono(),
 			degraded: len(run.Degraded) > 0 && run.Result != status.Overtaken,
