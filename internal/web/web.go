@@ -30,7 +30,7 @@ const (
 	writeTimeout   = time.Minute
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
-	maxRenders     = 2 // at once; a flood of requests must not take the CPU from etcd
+	maxRenders     = 2               // at once; a flood of requests must not take the CPU from etcd
 	endGrace       = 2 * time.Second // a reload at the same address waits for it
 )
 
