@@ -179,7 +179,7 @@ func TestLifeboatWorksInTheRolesOfTheBucketPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	agent, restore := server.AddAccount("lifeboat-agent"), server.AddAccount("lifeboat-restore")
-	server.AddAccount("lifeboat-prune") // versitygw takes no policy with principals that don't exist
+	prune := server.AddAccount("lifeboat-prune")
 	server.SetPolicy(server.Bucket, strings.ReplaceAll(string(text), "my-bucket", server.Bucket))
 
 	dir := t.TempDir()
@@ -205,6 +205,13 @@ func TestLifeboatWorksInTheRolesOfTheBucketPolicy(t *testing.T) {
 	lifeboat("", "backup", "--config", config)
 	lifeboat("", "verify", "--config", config)
 	lifeboat("delete", "doctor", "--config", config)
+	for range 4 { // more than retention.minimum, all in one hour
+		lifeboat("", "backup", "--config", config, "--only", "files")
+	}
+
+	become(t, server, prune, s3.ObjectLock{}).use(t)
+	lifeboat("", "prune", "--yes", "--config", config)
+	lifeboat("", "verify", "--config", config)
 
 	become(t, server, restore, s3.ObjectLock{}).use(t)
 	reading := []string{"--store", store, "--cluster", "prod", "--trust", filepath.Join(keys, "trust"), "--identity", filepath.Join(keys, "recovery.key")}
