@@ -62,7 +62,7 @@ func TestAnAgentStartsWithEverythingDownAndSaysSo(t *testing.T) {
 		if got := problemsOf(s, "s3://a"); len(got) != 1 || !strings.HasPrefix(got[0], "critical: does not answer") {
 			t.Errorf("about the store: %q", got)
 		}
-		if got := problemsOf(s, "etcd/main"); !slices.Contains(got, "critical: there is no backup at all") {
+		if got := problemsOf(s, "etcd/main"); !slices.Contains(got, "critical: no store has told yet what it holds") {
 			t.Errorf("about the chain: %q", got)
 		}
 		if got := problemsOf(s, "full etcd/main"); len(got) != 1 || !strings.Contains(got[0], "connection refused") {

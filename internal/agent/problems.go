@@ -100,6 +100,9 @@ func (a *Agent) aboutStores(f *findings, s *status.Status) {
 func (a *Agent) aboutOurs(f *findings, s *status.Status, c status.Chain, j *job) {
 	newest := a.board.newest(j.chain, a.least())
 	switch {
+	case !slices.ContainsFunc(c.InStores, func(in status.InStore) bool { return !in.Read.IsZero() }):
+		f.add(status.Critical, c.Name, "no store has told yet what it holds")
+		return
 	case c.RecoveryPoint.IsZero():
 		f.add(status.Critical, c.Name, "there is no backup at all")
 		return
