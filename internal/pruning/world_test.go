@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"io"
 	"iter"
 	"strings"
@@ -146,24 +145,6 @@ func (w *world) listed() map[manifest.ID]repository.Backup {
 		listed[b.ID] = b
 	}
 	return listed
-}
-
-// read fetches a backup's bytes and compares them with its manifest.
-func read(ctx context.Context, repo *repository.Repository, store storage.Store, m *manifest.Manifest) error {
-	for _, o := range m.Objects {
-		body, _, err := store.Open(ctx, repo.Cluster()+"/"+o.Name, storage.Range{})
-		if err != nil {
-			return err
-		}
-		data, err := io.ReadAll(body)
-		if err := errors.Join(err, body.Close()); err != nil {
-			return err
-		}
-		if sha256.Sum256(data) != o.SHA256 {
-			return errors.New("other bytes in " + o.Name)
-		}
-	}
-	return nil
 }
 
 // timed is a store that lives in the world's time.
