@@ -139,6 +139,23 @@ func checkMemory(t *testing.T, file string, p object) {
 	}
 }
 
+func TestWhatIsMountedBelowTheFoldersIsReadOnlyWhereKubernetesCanDoThat(t *testing.T) {
+	for version, want := range map[string]any{"1.30.0": nil, "1.31.0": "IfPossible", "1.36.3": "IfPossible"} {
+		for _, m := range pod(t, rendered(t, "--kube-version", version)).list("containers.0.volumeMounts") {
+			switch at := fmt.Sprint(m["mountPath"]); {
+			case at == "/host/var/lib/kubelet":
+				if m["recursiveReadOnly"] != nil || m["mountPropagation"] != "HostToContainer" {
+					t.Errorf("%s: %v", version, m)
+				}
+			case strings.HasPrefix(at, "/host"):
+				if m["recursiveReadOnly"] != want {
+					t.Errorf("%s: %v", version, m)
+				}
+			}
+		}
+	}
+}
+
 func TestTheAgentsPodsRunOnEveryControlPlaneNodeInAnyTrouble(t *testing.T) {
 	p := pod(t, rendered(t))
 	keys := map[string]bool{}
