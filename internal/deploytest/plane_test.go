@@ -33,6 +33,7 @@ type plane struct {
 	t      *testing.T
 	url    string
 	token  string // of a user in system:masters
+	ca     string // file
 	client *http.Client
 }
 
@@ -48,7 +49,7 @@ func startPlane(t *testing.T) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plane{t: t, url: fmt.Sprintf("https://127.0.0.1:%d", port), token: rand.Text()}
+	p := &plane{t: t, url: fmt.Sprintf("https://127.0.0.1:%d", port), token: rand.Text(), ca: filepath.Join(dir, "certs", "apiserver.crt")}
 	write := func(name string, data []byte) string {
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, data, 0o600); err != nil {
@@ -98,7 +99,7 @@ func startPlane(t *testing.T) *plane {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		if p.client == nil {
-			p.client = trusting(filepath.Join(dir, "certs", "apiserver.crt"))
+			p.client = trusting(p.ca)
 		}
 		if p.client != nil {
 			if code, _ := p.ask("GET", "/readyz", "", nil); code == http.StatusOK {
@@ -213,6 +214,18 @@ func (p *plane) namespace(name, enforce string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// kubeconfig writes what kubectl and helm need.
+func (p *plane) kubeconfig() string {
+	p.t.Helper()
+	file := filepath.Join(p.t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"p","contexts":[{"name":"p","context":{"cluster":"p","user":"p"}}],
+"clusters":[{"name":"p","cluster":{"server":%q,"certificate-authority":%q}}],"users":[{"name":"p","user":{"token":%q}}]}`, p.url, p.ca, p.token)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	return file
 }
 
 // podIn makes a pod of a template's spec.
