@@ -72,6 +72,7 @@ func exact() map[string]schema {
 		}),
 		"stateDir.hostPath":               schema{"type": "string", "pattern": "^/."},
 		"goMemLimit":                      schema{"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"},
+		"metrics.tlsConfig":               anything,
 		"updateStrategy":                  anything,
 		"affinity":                        anything,
 		"resources":                       anything,

@@ -126,7 +126,7 @@ func TestTheExampleOverlayBuildsAConfigurationThatRollsPods(t *testing.T) {
 	if c.Host.Root != "/host" || c.StateDir != "/var/lib/lifeboat" || c.Schedule.Prune != "" {
 		t.Errorf("the example's configuration does not fit the pods: %+v", c)
 	}
-	if image := pod(t, objects).at("containers.0.image"); image != "registry.example/lifeboat:0.3.0" {
+	if image := pod(t, objects).at("containers.0.image"); image != "registry.example/lifeboat:0.1.0" {
 		t.Errorf("the image is %v", image)
 	}
 	for _, k := range []string{"PodMonitor", "PrometheusRule", "NetworkPolicy", "CronJob"} {
