@@ -33,7 +33,7 @@ var layers = []struct {
 	{"3b whole backups and restores", []string{"backup", "restore"}},
 	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session", "internal/pruning"}},
 	{"4b what an agent shows", []string{"internal/web", "internal/metrics", "internal/deadman"}},
-	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest", "internal/realplane/e2e"}},
+	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest", "internal/realplane/e2e", "deploy/image"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }

@@ -55,6 +55,19 @@ func Isolate(m *testing.M) int {
 	return code
 }
 
+// Require skips a test unless EnableVariable is set, and returns the name of the
+// cgroup below which all that it starts belongs.
+func Require(t testing.TB) (cgroup string) {
+	t.Helper()
+	if os.Getenv(EnableVariable) == "" {
+		t.Skipf("needs root and minutes: the Makefile's e2e and image-test set %s", EnableVariable)
+	}
+	if os.Getenv(roleVariable) != rolePlane {
+		t.Fatal("the test's package has no TestMain that calls realplane.Isolate")
+	}
+	return os.Getenv(cgroupVariable)
+}
+
 // runIsolated starts this binary again in new namespaces, waits for it, and
 // removes what namespaces don't: the work folder and the cgroups.
 func runIsolated() (code int, err error) {
@@ -76,7 +89,8 @@ func runIsolated() (code int, err error) {
 		return 1, err
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+rolePlane, workVariable+"="+work, cgroupVariable+"="+cgroups)
+	cmd.Env = append(os.Environ(), roleVariable+"="+rolePlane, workVariable+"="+work, cgroupVariable+"="+cgroups,
+		"TMPDIR="+work) // what tests leave when they are killed goes with it
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// PID 1 of a PID namespace takes everything in it along when it ends, and it
 	// ends with this process, or rather with the thread that started it.

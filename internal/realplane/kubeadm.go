@@ -69,7 +69,7 @@ func (m *Machine) Apply(objects string) {
 }
 
 // EtcdHash asks the machine's etcd for HashKV at a revision, and as of which
-// compaction that is.
+// compaction that is; 0: never compacted.
 func (m *Machine) EtcdHash(revision int64) (hash uint32, compacted int64) {
 	m.plane.t.Helper()
 	const pki = "/etc/kubernetes/pki/etcd/"
@@ -85,5 +85,5 @@ func (m *Machine) EtcdHash(revision int64) (hash uint32, compacted int64) {
 	if err := json.Unmarshal([]byte(out), &answers); err != nil || len(answers) != 1 {
 		m.plane.t.Fatalf("%s: etcdctl endpoint hashkv: %v: %s", m.Name, err, out)
 	}
-	return answers[0].HashKV.Hash, answers[0].HashKV.CompactRevision
+	return answers[0].HashKV.Hash, max(0, answers[0].HashKV.CompactRevision) // etcd says -1 for never
 }

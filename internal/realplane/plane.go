@@ -37,17 +37,12 @@ type Plane struct {
 // test is skipped unless EnableVariable is set.
 func Start(t testing.TB, machines int) *Plane {
 	t.Helper()
-	if os.Getenv(EnableVariable) == "" {
-		t.Skipf("needs root and minutes: run `make e2e`, which sets %s", EnableVariable)
-	}
-	if os.Getenv(roleVariable) != rolePlane {
-		t.Fatal("the test's package has no TestMain that calls realplane.Isolate")
-	}
+	cgroup := Require(t)
 	work, err := os.MkdirTemp(os.Getenv(workVariable), "plane-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Plane{t: t, work: work, cgroup: os.Getenv(cgroupVariable), began: time.Now()}
+	p := &Plane{t: t, work: work, cgroup: cgroup, began: time.Now()}
 	t.Cleanup(p.down)
 	p.archive = p.writeImages()
 	p.Logf("image archives written")
