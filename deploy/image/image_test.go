@@ -67,6 +67,7 @@ func TestTheImage(t *testing.T) {
 		}
 	})
 	t.Run("says what it is", func(t *testing.T) { inspect(t, d) })
+	t.Run("the bill of materials lists every module", func(t *testing.T) { billOfMaterials(t, contents["lifeboat"], source) })
 	runUnprivileged(t, d)
 }
 

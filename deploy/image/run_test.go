@@ -194,7 +194,7 @@ func (n *node) daemon(t *testing.T) {
 	}
 	began := time.Now()
 	n.d.run("stop", "--time", "20", name)
-	if code := n.d.run("inspect", "--format", "{{.State.ExitCode}}", name); code != "0" && code != "130" {
+	if code := n.d.run("inspect", "--format", "{{.State.ExitCode}}", name); code != "0" {
 		t.Errorf("the agent ended with exit code %s after %v", code, time.Since(began))
 	}
 	if conn, err := net.DialTimeout("tcp", n.address, time.Second); err == nil {
