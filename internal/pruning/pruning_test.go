@@ -302,3 +302,33 @@ func TestThePolicyIsTheConfigurations(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// TestAKeyForPrunesAloneDoesForAChainOfOthers has nodes whose keys may not
+// prune, and one key that may do nothing else.
+func TestAKeyForPrunesAloneDoesForAChainOfOthers(t *testing.T) {
+	w := newWorld(t, memory.New())
+	key := w.newSigner("prunes")
+	w.trust.Verifiers = []manifest.Verifier{verifier(w.signer, "full", "files", "proof"), verifier(key, "prune")}
+	pruner := func() *repository.Repository { return w.open(func(o *repository.Options) { o.Signer = key }) }
+	for round, removed := range []int{1, 3, 3} {
+		for range 3 {
+			w.backup(etcdMain)
+		}
+		report, err := Run(t.Context(), pruner(), two)
+		if err != nil || report.Chains[0].Removed != removed {
+			t.Errorf("round %d: %+v, %v", round, report.Chains[0], err)
+		}
+		if n := len(w.listed()); n != 2 {
+			t.Errorf("round %d: %d are listed", round, n)
+		}
+		w.forward(9 * 24 * time.Hour)
+	}
+	latest, err := w.open().Resolve(t.Context(), etcdMain, repository.Point{})
+	if err != nil || latest.Etcd.Revision != 9 {
+		t.Errorf("the latest is %+v, %v", latest, err)
+	}
+	m, body := w.draft(etcdMain)
+	if err := commit(t.Context(), pruner(), m, body); err == nil {
+		t.Error("the key for prunes commits a full")
+	}
+}

@@ -28,6 +28,23 @@ func everySix(days int) []Item {
 	return items
 }
 
+// workedExample is what an earlier prune has left of a week, six-hourly fulls
+// since, a night without quorum, and one that is locked.
+func workedExample() []Item {
+	var items []Item
+	for day := 14; day < 19; day++ {
+		items = append(items, full(time.Date(2026, 11, day, 18, 0, 0, 0, time.UTC)))
+	}
+	items[3].RetainUntil = now.AddDate(0, 0, 4)
+	items = append(items, everySix(2)...)
+	for i := range items {
+		if items[i].ID == "1121-0000" || items[i].ID == "1121-0600" {
+			items[i] = degraded(items[i])
+		}
+	}
+	return items
+}
+
 func full(t time.Time) Item {
 	return Item{ID: t.Format("0102-1504"), Kind: Full, Created: t, Proved: true}
 }
@@ -56,7 +73,7 @@ var scenes = map[string]struct {
 	now    time.Time // zero: now
 }{
 	"the-default-policy": {items: everySix(90), policy: defaults},
-	"a-worked-example":   {items: everySix(12), policy: Policy{Hourly: 4, Daily: 3, Weekly: 2, Minimum: 3}},
+	"a-worked-example":   {items: workedExample(), policy: Policy{Hourly: 4, Daily: 3, Weekly: 2, Minimum: 2, PointInTime: 24 * time.Hour}},
 	"no-rule-at-all":     {items: everySix(1)},
 	"only-a-minimum":     {items: everySix(2), policy: Policy{Minimum: 3}},
 	"a-point-in-time":    {items: everySix(3), policy: Policy{PointInTime: 24 * time.Hour}},
@@ -179,6 +196,23 @@ func show(p Policy, now time.Time, decisions []Decision) string {
 	}
 	_ = w.Flush()
 	return b.String()
+}
+
+// TestTheManualShowsWhatIsDecided looks for the worked example in the manual.
+func TestTheManualShowsWhatIsDecided(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/retention.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := os.ReadFile("testdata/a-worked-example.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(golden), "\n\n")
+	want := "    " + strings.ReplaceAll(strings.TrimSpace(example), "\n", "\n    ") + "\n"
+	if !strings.Contains(string(manual), want) {
+		t.Errorf("docs/retention.md does not show\n%s", want)
+	}
 }
 
 // draw makes up a chain and a policy.
