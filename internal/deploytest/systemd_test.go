@@ -3,11 +3,16 @@
 package deploytest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"lifeboat/internal/etcdtest"
+	"lifeboat/internal/kubefixture"
 )
 
 // units copies the units to a folder, with a program that exists here.
@@ -96,4 +101,86 @@ func TestTheUnitRunsWhatTheProgramHas(t *testing.T) {
 	// The pods' flags.
 	lifeboat("read configuration", "agent", "--config=/nonexistent/config.yaml", "--node=cp1")
 	lifeboat("read configuration", "prune", "--config=/nonexistent/config.yaml", "--yes")
+}
+
+// expand resolves systemd's groups of system calls.
+func expand(t *testing.T, group string) map[string]bool {
+	t.Helper()
+	out, err := analyze(".", "syscall-filter", group)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	calls := map[string]bool{}
+	for _, line := range strings.Split(out, "\n")[1:] {
+		switch line = strings.TrimSpace(line); {
+		case line == "" || line[0] == '#':
+		case line[0] == '@':
+			for call := range expand(t, line) {
+				calls[call] = true
+			}
+		default:
+			calls[line] = true
+		}
+	}
+	return calls
+}
+
+func TestTheUnitsFilterLetsEverySystemCallOfTheAgentPass(t *testing.T) {
+	unit, err := os.ReadFile(deploy("systemd", "lifeboat.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := map[string]bool{}
+	for _, filter := range regexp.MustCompile(`(?m)^SystemCallFilter=(~?)(.+)$`).FindAllStringSubmatch(string(unit), -1) {
+		for _, group := range strings.Fields(filter[2]) {
+			for call := range expand(t, group) {
+				allowed[call] = filter[1] == ""
+			}
+		}
+	}
+	dir := t.TempDir()
+	member, err := etcdtest.StartEmbedded(filepath.Join(dir, "etcd"), etcdtest.EmbeddedOptions{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = member.Close() })
+	root := filepath.Join(dir, "host")
+	if err := kubefixture.Build(root, kubefixture.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	program, lifeboat := build(t)
+	keys := filepath.Join(dir, "keys")
+	lifeboat("", "init", "--cluster", "prod", "--store", "file://"+filepath.Join(dir, "store"), "--out", keys, "--host-root", root, "--node", "cp1", "--etcd", member.Endpoint)
+	config := filepath.Join(keys, "config.yaml")
+	edit(t, config, "stateDir", filepath.Join(dir, "state"))
+	counts := filepath.Join(dir, "counts")
+	out, err := exec.Command("strace", "-f", "-c", "-o", counts, program, "agent", "--once", "--config", config).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "chain=etcd/main") {
+		t.Fatalf("the agent took no backup:\n%s", out)
+	}
+	text, err := os.ReadFile(counts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := 0
+	for line := range strings.Lines(string(text)) {
+		var share, seconds float64
+		fields := strings.Fields(line)
+		if len(fields) < 5 || fields[len(fields)-1] == "total" {
+			continue
+		}
+		if n, _ := fmt.Sscan(line, &share, &seconds); n != 2 {
+			continue // the heading
+		}
+		used++
+		if call := fields[len(fields)-1]; !allowed[call] {
+			t.Errorf("the unit forbids %s, which the agent uses", call)
+		}
+	}
+	if used < 30 || allowed["setuid"] || allowed["mount"] {
+		t.Errorf("%d system calls were seen; the filter allows %d", used, len(allowed))
+	}
 }
