@@ -44,18 +44,18 @@ func Code(err error) string {
 // Metered reports every operation on s when it is over, by its name in Ops and
 // its Code: an Open when its reader is closed, a List when the caller stops.
 // report may be called from several goroutines at once and must return quickly.
-// What s can do beyond Store (Versioned, a clock) the result can do, too.
+// What s can do beyond Store (Versioned, Clock) the result can do, too.
 func Metered(s Store, report func(op, code string)) Store {
 	m := &metered{s, report}
 	past, keepsVersions := s.(Versioned)
-	teller, tellsTime := s.(clock)
+	teller, tellsTime := s.(Clock)
 	v, c := meteredVersions{m, past}, meteredClock{m, teller}
 	switch {
 	case keepsVersions && tellsTime:
 		return struct {
 			Store
 			Versioned
-			clock
+			Clock
 		}{m, v, c}
 	case keepsVersions:
 		return struct {
@@ -65,16 +65,11 @@ func Metered(s Store, report func(op, code string)) Store {
 	case tellsTime:
 		return struct {
 			Store
-			clock
+			Clock
 		}{m, c}
 	default:
 		return m
 	}
-}
-
-// clock is a store that tells its time.
-type clock interface {
-	Now(ctx context.Context) (time.Time, error)
 }
 
 type metered struct {
@@ -129,7 +124,7 @@ func (v meteredVersions) OpenVersion(ctx context.Context, version Version) (io.R
 
 type meteredClock struct {
 	m     *metered
-	inner clock
+	inner Clock
 }
 
 func (c meteredClock) Now(ctx context.Context) (time.Time, error) {
