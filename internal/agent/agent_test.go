@@ -245,12 +245,15 @@ func TestAJobThatIsDroppedAndTakenUpAgainNeverRunsTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		running, most := 0, 0
 		var mu sync.Mutex
-		f := &fake{full: func(context.Context) (*Outcome, error) {
+		f := &fake{full: func(ctx context.Context) (*Outcome, error) {
 			mu.Lock()
 			running++
 			most = max(most, running)
 			mu.Unlock()
-			time.Sleep(20 * time.Minute)
+			select {
+			case <-time.After(20 * time.Minute):
+			case <-ctx.Done():
+			}
 			mu.Lock()
 			running--
 			mu.Unlock()

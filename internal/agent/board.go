@@ -86,7 +86,8 @@ func (s *storeBoard) take(chains map[manifest.Chain]status.InStore, now time.Tim
 			if !first {
 				c.arrived = began
 			}
-		case seen.Head > c.Head && !seen.Newest.Equal(c.Newest):
+		case seen.Head > c.Head && (!seen.Newest.Equal(c.Newest) || seen.Backups > c.Backups):
+			// More backups and the same newest: one of a clock behind another's.
 			c.arrived = began
 		}
 		c.InStore = seen

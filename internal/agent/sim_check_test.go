@@ -105,8 +105,8 @@ func (w *world) checkStatus(a *simAgent, s *status.Status, now, since time.Time,
 				w.violate("status: %s knows manifest %d of %s in %s, which has %d", a.node, in.Head, c.Name, store.url, len(list))
 				continue
 			}
-			if in.Head > 0 && !in.Newest.Equal(list[in.Head-1].created) {
-				w.violate("status: %s says that manifest %d of %s is of %s, truth: %s", a.node, in.Head, c.Name, in.Newest, list[in.Head-1].created)
+			if truth := w.inStore(list[:in.Head], now); !in.Newest.Equal(truth.Newest) || !in.NewestWhole.Equal(truth.NewestWhole) {
+				w.violate("status: %s says that the newest of %s at manifest %d is of %s, truth: %s", a.node, c.Name, in.Head, in.Newest, truth.Newest)
 			}
 			if next := int(in.Head); a.reach[i] && next < len(list) && now.Sub(list[next].landed) > stale {
 				w.violate("status: %s has not seen manifest %d of %s in %s, there since %s", a.node, next+1, c.Name, store.url, list[next].landed.UTC())

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// fault is one change of the world, for worse or for better.
-type fault struct {
+// mishap is one change of the world, for worse or for better.
+type mishap struct {
 	at    time.Time
 	what  string
 	apply func()
 }
 
 // faults plans what goes wrong until the end, by the seed alone.
-func (w *world) faults(end time.Time) []fault {
+func (w *world) faults(end time.Time) []mishap {
 	if w.calm {
 		return nil
 	}
@@ -55,7 +55,7 @@ func (w *world) faults(end time.Time) []fault {
 	if p.rng.IntN(3) == 0 {
 		p.allClocks()
 	}
-	slices.SortStableFunc(p.all, func(x, y fault) int { return x.at.Compare(y.at) })
+	slices.SortStableFunc(p.all, func(x, y mishap) int { return x.at.Compare(y.at) })
 	return p.all
 }
 
@@ -66,12 +66,12 @@ type planner struct {
 	w   *world
 	rng *rand.Rand
 	end time.Time
-	all []fault
+	all []mishap
 }
 
 func (p *planner) add(at time.Time, what string, apply func()) {
 	if at.Before(p.end) {
-		p.all = append(p.all, fault{at, what, apply})
+		p.all = append(p.all, mishap{at, what, apply})
 	}
 }
 

@@ -152,6 +152,7 @@ func newWorld(seed uint64, broken tweaks) *world {
 	w.minStores = 1 + rng.IntN(len(w.stores))
 	w.refresh = time.Duration(1+rng.IntN(3)) * time.Hour
 	w.external = rng.IntN(6) == 0
+	w.byTime = rng.IntN(2) == 0
 	members := []int{1, 3, 3, 5}[rng.IntN(4)]
 	agents := members
 	if w.external {

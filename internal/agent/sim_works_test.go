@@ -149,7 +149,7 @@ func (s simWorks) Look(ctx context.Context) (*Picture, error) {
 		}
 		chains := make(map[manifest.Chain]status.InStore, len(store.chains))
 		for name, list := range store.chains {
-			chains[name] = inStore(list, now)
+			chains[name] = w.inStore(list, now)
 		}
 		p.Stores = append(p.Stores, StorePicture{URL: store.url, Skew: -s.a.offset, SkewKnown: true, Chains: chains})
 	}

@@ -24,6 +24,7 @@ type world struct {
 	interval  time.Duration
 	refresh   time.Duration
 	external  bool // no agent runs beside a member
+	byTime    bool // the newest backup is the one with the latest time, not the last of the chain
 	tweaks    tweaks
 
 	mu      sync.Mutex
@@ -52,14 +53,16 @@ type simStore struct {
 
 // entry is one backup in one store.
 type entry struct {
-	id, prev         string
-	at               time.Time // when it was captured, true time
-	landed           time.Time // when the store took it, true time
-	created          time.Time // when it was captured by its writer's clock
-	expected         time.Time // the next one, by its writer's clock
-	revision         int64
-	degraded         bool
-	whole, newestWas time.Time // newest whole one up to here; created
+	id, prev string
+	at       time.Time // when it was captured, true time
+	landed   time.Time // when the store took it, true time
+	created  time.Time // when it was captured by its writer's clock
+	expected time.Time // the next one, by its writer's clock
+	revision int64
+	degraded bool
+	whole    time.Time // created of the last whole one up to here
+
+	latest, latestWhole time.Time // the latest created up to here
 }
 
 type simMember struct {
@@ -191,11 +194,18 @@ func (w *world) create(s *simStore, chain manifest.Chain, seq int, e entry) bool
 		}
 	}
 	e.landed = time.Now()
+	e.latest = e.created
 	if n := len(list); n > 0 {
-		e.whole = list[n-1].whole
+		e.whole, e.latestWhole = list[n-1].whole, list[n-1].latestWhole
+		if list[n-1].latest.After(e.latest) {
+			e.latest = list[n-1].latest
+		}
 	}
 	if !e.degraded {
 		e.whole = e.created
+		if e.created.After(e.latestWhole) {
+			e.latestWhole = e.created
+		}
 	}
 	s.chains[chain] = append(list, e)
 	if strings.HasPrefix(string(chain), etcdPrefix) {
@@ -225,13 +235,16 @@ func (w *world) recovery() time.Time {
 }
 
 // inStore is what a chain looks like to who reads it at a time of his clock.
-func inStore(list []entry, now time.Time) status.InStore {
+func (w *world) inStore(list []entry, now time.Time) status.InStore {
 	in := status.InStore{Head: uint64(len(list)), Valid: true, Failures: []string{}, Backups: len(list)}
 	if len(list) == 0 {
 		return in
 	}
 	last := list[len(list)-1]
 	in.Newest, in.NewestWhole, in.NewestProved, in.Revision = last.created, last.whole, last.whole, last.revision
+	if w.byTime {
+		in.Newest, in.NewestWhole, in.NewestProved = last.latest, last.latestWhole, last.latestWhole
+	}
 	if now.After(last.expected) {
 		in.Late = last.expected
 	}
