@@ -143,19 +143,24 @@ func removeGroup(group string) error {
 	return nil
 }
 
-// sweepCgroups removes what a run left that was killed itself.
-func sweepCgroups() {
-	found, err := hierarchies()
-	if err != nil {
-		return
+// sweep removes what runs left that were killed themselves: groups, and folders
+// of the same name.
+func sweep() {
+	folders, _ := filepath.Glob(filepath.Join(os.TempDir(), cgroupPrefix+"*"))
+	hierarchies, _ := hierarchies() // without any there is nothing to sweep
+	for _, h := range hierarchies {
+		groups, _ := filepath.Glob(filepath.Join(h, cgroupPrefix+"*"))
+		folders = append(folders, groups...)
 	}
-	for _, h := range found {
-		entries, _ := os.ReadDir(h)
-		for _, e := range entries {
-			pid, ours := strings.CutPrefix(e.Name(), cgroupPrefix)
-			if n, err := strconv.Atoi(pid); ours && err == nil && syscall.Kill(n, 0) == syscall.ESRCH {
-				_ = removeGroup(filepath.Join(h, e.Name()))
-			}
+	for _, folder := range folders {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(folder), cgroupPrefix))
+		if err != nil || syscall.Kill(pid, 0) != syscall.ESRCH {
+			continue
+		}
+		if strings.HasPrefix(folder, cgroupRoot) {
+			_ = removeGroup(folder) // the next run tries again
+		} else {
+			_ = os.RemoveAll(folder)
 		}
 	}
 }

@@ -74,12 +74,12 @@ func runIsolated() (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("the real plane needs root, for namespaces and containerd")
 	}
-	sweepCgroups()
-	work, err := os.MkdirTemp("", "lifeboat-realplane-")
-	if err != nil {
+	sweep()
+	cgroups := cgroupName(os.Getpid())
+	work := filepath.Join(os.TempDir(), cgroups)
+	if err := os.Mkdir(work, 0o700); err != nil {
 		return 1, err
 	}
-	cgroups := cgroupName(os.Getpid())
 	defer func() {
 		err = errors.Join(err, removeCgroups(cgroups), os.RemoveAll(work))
 	}()
