@@ -307,3 +307,37 @@ func TestOnceServesWhatIsDueAndSaysHowItWent(t *testing.T) {
 	}
 	c.verified()
 }
+
+func TestTheAgentFindsEveryEtcdOfTheAPIServer(t *testing.T) {
+	t.Parallel()
+	main, events := cluster.StartBinary(t, "3.6", cluster.Options{}), cluster.StartBinary(t, "3.5", cluster.Options{})
+	c := newCrew(t, "", main, nil, "files:", "files: \"\"", "prune:", "prune: \"\"", "discover:", "discover: true", "- name: main", "- name: by-hand")
+	p := c.agents[0]
+	manifests := filepath.Join(c.dir, "root/etc/kubernetes/manifests")
+	if err := os.MkdirAll(manifests, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pod := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver}\nspec:\n  containers:\n  - name: kube-apiserver\n    image: x\n"+
+		"    command: [kube-apiserver, --etcd-servers=%s, '--etcd-servers-overrides=/events#%s']\n", main.Endpoints()[0], events.Endpoints()[0])
+	c.start(p)
+	c.until(20*time.Second, "what is named by hand is backed up", func() bool { return p.run(status.Full).Target == "etcd/by-hand" })
+	if !strings.Contains(p.out.String(), "can't be discovered") {
+		t.Error("that nothing can be discovered yet is not said")
+	}
+	replace(t, filepath.Join(manifests, "kube-apiserver.yaml"), []byte(pod))
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	c.until(30*time.Second, "all three chains have a backup", func() bool {
+		found, _ := filepath.Glob(filepath.Join(c.dir, "store/*/etcd/*/manifests/*1"))
+		return len(found) == 3
+	})
+	c.verified()
+	found, _ := filepath.Glob(filepath.Join(c.dir, "store/*/etcd/*"))
+	for i := range found {
+		found[i] = filepath.Base(found[i])
+	}
+	if !slices.Equal(found, []string{"by-hand", "events", "main"}) {
+		t.Errorf("chains: %q", found)
+	}
+}

@@ -38,6 +38,9 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c, err = session.Discovered(c); err != nil {
+		a.warn("%v", err)
+	}
 	findings := doctor.Run(ctx, doctor.Options{
 		Config: c, ConfigDir: filepath.Dir(a.configPath), Now: a.now, Rand: a.rand, UID: os.Geteuid(),
 		OpenStore: func(ctx context.Context, s config.Store) (storage.Store, error) {

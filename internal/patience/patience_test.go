@@ -3,6 +3,7 @@ package patience
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,10 +46,11 @@ func TestAFailureSaysWhyItsContextEnded(t *testing.T) {
 
 func TestAStoreThatHangsIsNotCalledForEverMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ledger, release, calls := &Ledger{}, make(chan struct{}), 0
+		ledger, release := &Ledger{}, make(chan struct{})
+		var calls atomic.Int32
 		hang := func() error {
 			return ledger.Within(t.Context(), "nfs", time.Minute, time.Second, func(context.Context) error {
-				calls++
+				calls.Add(1)
 				<-release
 				return nil
 			})
@@ -58,8 +60,8 @@ func TestAStoreThatHangsIsNotCalledForEverMore(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 		}
-		if calls != mostLeft {
-			t.Errorf("%d calls were made, want %d", calls, mostLeft)
+		if n := calls.Load(); n != mostLeft {
+			t.Errorf("%d calls were made, want %d", n, mostLeft)
 		}
 		other := false
 		if err := ledger.Within(t.Context(), "s3", time.Minute, time.Second, func(context.Context) error { other = true; return nil }); err != nil || !other {
