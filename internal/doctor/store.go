@@ -17,7 +17,7 @@ const (
 	storeTimeout = time.Minute      // for all that is done with one store
 	cleanTimeout = 10 * time.Second // for removing what a failed try left
 	skewWarning  = 10 * time.Second // a clock that is this far off is worth a look
-	skewProblem  = 10 * time.Minute // the protocol's hour must not be eaten up
+	skewProblem  = 5 * time.Minute  // from here on repository.ErrClock halts every prune
 )
 
 // stores makes a round trip to each store.
@@ -186,7 +186,7 @@ func (d *doctor) clock(check string, modified, began time.Time, took time.Durati
 	skew = skew.Round(time.Second)
 	switch {
 	case skew.Abs() >= skewProblem:
-		d.problem(check, remedy, "the store's clock differs by %s; commits would be refused or garbage deleted too early", skew)
+		d.problem(check, remedy, "the store's clock differs by %s: nothing is pruned while it does, and ages are wrong", skew)
 	case skew.Abs() >= skewWarning:
 		d.warn(check, remedy, "the store's clock differs by %s", skew)
 	default:

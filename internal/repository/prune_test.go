@@ -407,3 +407,26 @@ func TestASweepOfSomeChainsLeavesTheOthers(t *testing.T) {
 	}
 	w.clean(w.open())
 }
+
+func TestNoPruneTakesWhatABackupThatCountsNames(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	fulls := w.fulls(r, 2)
+	v, err := r.Load(t.Context(), etcdMain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := fulls[0].Manifest.Objects[0].Name
+	prune := &manifest.Manifest{ // signed by a key that may, and wrong
+		Chain: etcdMain, Kind: manifest.KindPrune, ID: w.id(), Created: w.clock.now(), Writer: r.opts.Writer,
+		Index: v.st.live, Prune: &manifest.Prune{Base: 1, Objects: []string{object}},
+	}
+	if _, err := r.Commit(t.Context(), prune); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.forward(ManifestGrace + time.Hour)
+	if s := w.sweep(r); s.Objects+s.Manifests+s.Waiting != 0 {
+		t.Errorf("swept %+v", s)
+	}
+	w.clean(w.open())
+}
