@@ -20,23 +20,53 @@ TOOLS   := bin/tools
 ETCD_VERSIONS := 3.5 3.6 3.7
 ETCD_TOOLS := $(foreach v,$(ETCD_VERSIONS),$(TOOLS)/etcd-$(v)/etcd $(TOOLS)/etcd-$(v)/etcdctl $(TOOLS)/etcd-$(v)/etcdutl)
 TEST_TOOLS := $(ETCD_TOOLS) $(TOOLS)/versitygw
-MODULES := . $(sort $(patsubst %/go.mod,%,$(wildcard internal/tools/*/go.mod)))
+KUBE_VERSION := v1.36.3
+KUBE_NAMES := kube-apiserver kube-controller-manager kube-scheduler kubeadm kubectl kubelet
+KUBE_TOOLS := $(addprefix $(TOOLS)/kube/,$(KUBE_NAMES))
+DEPLOY_TOOLS := $(KUBE_TOOLS) $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/versitygw $(foreach p,etcd etcdctl etcdutl,$(TOOLS)/etcd-3.6/$(p))
+MODULES := . $(sort $(patsubst %/go.mod,%,$(wildcard internal/tools/*/go.mod))) internal/web/browsertest
 
 # tool(output, module folder, package) builds one program.
 tool = cd internal/tools/$(2) && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $(abspath $(1)) $(3)
 
-.PHONY: help build test demo lint vuln bench fuzz-short tools install image clean
+.PHONY: help build test test-page test-alerts test-deploy simulate soak demo image-test e2e lint vuln bench fuzz-short tools tools-e2e install image sbom clean
 
 help: ## this list
 	@echo "lifeboat: make TARGET"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 	@echo; echo "Variables: PKG=./internal/seal RUN=TestName BENCH=Regexp FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
 
 build: ## bin/lifeboat, one static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags='$(LDFLAGS)' -o bin/lifeboat ./cmd/lifeboat
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)' -o bin/lifeboat ./cmd/lifeboat
 
 test: $(TEST_TOOLS) ## all tests, with real etcd 3.5, 3.6, 3.7 and a real S3 server
 	go test $(if $(RUN),-run '$(RUN)') -timeout 20m $(PKG)
+
+simulate: ## the agent through 1,000 simulated months and 20 years, each by its seed
+	go test -count=1 -timeout 20m ./internal/agent -run Simulation -seeds 1000 -days 30 -years 20
+
+soak: ## for an evening: ten times the simulation, fuzzing for a minute a target
+	go test -count=1 -timeout 120m ./internal/agent -run Simulation -seeds 10000 -days 30 -years 200
+	$(MAKE) fuzz-short FUZZTIME=1m
+
+test-alerts: ## backups stop, and the alarm arrives through a real Prometheus and Alertmanager
+	promtool check rules deploy/prometheus/rules.yaml
+	LIFEBOAT_TEST_ALERTS=1 go test -count=1 -run 'Alert' $(if $(RUN),-run '$(RUN)') ./cmd/lifeboat ./internal/metrics
+
+test-page: ## the status page, in a real Chromium
+	cd internal/web/browsertest && go test -count=1 $(if $(RUN),-run '$(RUN)') ./...
+
+test-deploy: $(DEPLOY_TOOLS) $(TOOLS)/staticcheck ## as root: chart, kustomization, units and policies, on a real API server
+	go vet -tags deploy ./internal/deploytest
+	$(TOOLS)/staticcheck -tags deploy ./internal/deploytest
+	go test -count=1 $(if $(RUN),-run '$(RUN)') -tags deploy -timeout 15m ./internal/deploytest
+
+image-test: build $(TOOLS)/sbom $(TOOLS)/versitygw $(TOOLS)/etcd-3.6/etcd ## as root: build the image, look into it, run it without rights
+	go mod download
+	LIFEBOAT_E2E=1 go test -count=1 -v -timeout 20m ./deploy/image
+
+e2e: build $(DEPLOY_TOOLS) $(TOOLS)/pause ## as root: the chart on a real kubeadm node, with kubelet and containerd
+	LIFEBOAT_E2E=1 go test -count=1 -v -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/realplane/e2e
 
 demo: build ## back up, destroy, restore and prove it, on this machine, without any set-up
 	bin/lifeboat demo
@@ -46,6 +76,7 @@ lint: $(TOOLS)/staticcheck ## gofmt, vet, staticcheck, and tidy modules
 	if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	$(TOOLS)/staticcheck ./...
+	cd internal/web/browsertest && go vet ./... && ../../../$(TOOLS)/staticcheck ./...
 	@for module in $(MODULES); do echo "go mod tidy -diff  # $$module"; (cd $$module && go mod tidy -diff); done
 
 vuln: ## known vulnerabilities, if the database can be reached
@@ -66,8 +97,31 @@ fuzz-short: ## every fuzz target for FUZZTIME
 
 tools: $(TEST_TOOLS) $(TOOLS)/staticcheck ## the servers and linters that tests need, into bin/tools
 
+tools-e2e: $(DEPLOY_TOOLS) $(TOOLS)/pause $(TOOLS)/sbom ## Kubernetes, helm and kustomize, for test-deploy, image-test and e2e
+
 $(TOOLS)/versitygw: internal/tools/versitygw/go.mod internal/tools/versitygw/go.sum
 	$(call tool,$@,versitygw,github.com/versity/versitygw/cmd/versitygw)
+
+# The six are built at once, since most of their code is the same.
+$(KUBE_TOOLS) &: internal/tools/kube/go.mod internal/tools/kube/go.sum
+	@mkdir -p $(TOOLS)/kube
+	cd internal/tools/kube && CGO_ENABLED=0 go build -trimpath -o $(abspath $(TOOLS)/kube)/ \
+		-ldflags='-s -w $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,-X $(p).gitVersion=$(KUBE_VERSION) -X $(p).gitMajor=1 -X $(p).gitMinor=36)' \
+		$(addprefix k8s.io/kubernetes/cmd/,$(KUBE_NAMES))
+	@touch $(KUBE_TOOLS)
+
+$(TOOLS)/kustomize: internal/tools/kustomize/go.mod internal/tools/kustomize/go.sum
+	$(call tool,$@,kustomize,sigs.k8s.io/kustomize/kustomize/v5)
+
+# After the Kubernetes tools, since they share most of what is compiled.
+$(TOOLS)/helm: internal/tools/helm/go.mod internal/tools/helm/go.sum | $(KUBE_TOOLS)
+	$(call tool,$@,helm,helm.sh/helm/v4/cmd/helm)
+
+$(TOOLS)/sbom: internal/tools/sbom/main.go internal/tools/sbom/go.mod internal/tools/sbom/go.sum
+	$(call tool,$@,sbom,.)
+
+$(TOOLS)/pause: internal/realplane/pause/main.go
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $@ ./internal/realplane/pause
 
 $(TOOLS)/staticcheck: internal/tools/lint/go.mod internal/tools/lint/go.sum
 	$(call tool,$@,lint,honnef.co/go/tools/cmd/staticcheck)
@@ -84,8 +138,11 @@ $(foreach v,$(ETCD_VERSIONS),$(eval $(call etcd_tools,$(v))))
 install: build ## bin/lifeboat to PREFIX/bin
 	install -D -m 0755 bin/lifeboat $(DESTDIR)$(PREFIX)/bin/lifeboat
 
+sbom: build $(TOOLS)/sbom ## bin/lifeboat.cdx.json: every module in the binary, with version and hash (CycloneDX)
+	$(TOOLS)/sbom bin/lifeboat '$(VERSION)' > bin/lifeboat.cdx.json
+
 image: ## a container image; GO_IMAGE and BASE_IMAGE choose what it is made from
-	docker build --build-arg VERSION='$(VERSION)' $(if $(GO_IMAGE),--build-arg GO_IMAGE='$(GO_IMAGE)') \
+	docker build --build-arg VERSION='$(VERSION)' --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" $(if $(GO_IMAGE),--build-arg GO_IMAGE='$(GO_IMAGE)') \
 		$(if $(BASE_IMAGE),--build-arg BASE_IMAGE='$(BASE_IMAGE)') -t '$(IMAGE)' .
 
 clean: ## remove bin
