@@ -98,7 +98,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isAny(err, repository.ErrVerification, seal.ErrDamaged, snapdb.ErrCorrupt, datadir.ErrDamaged, files.ErrChanged), errors.As(err, &refused):
 		return exitVerify
-	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, manifest.ErrOtherCluster):
+	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, repository.ErrMayNotRekey, repository.ErrOrder, manifest.ErrOtherCluster):
 		return exitRefused
 	case errors.Is(err, repository.ErrNothing):
 		return exitNothing
@@ -119,6 +119,10 @@ func hint(err error, code int) string {
 		return "synchronize this machine's clock (chrony, systemd-timesyncd) or the store's, then run it again; nothing was deleted"
 	case errors.Is(err, repository.ErrMayNotPrune):
 		return "give this key kinds=prune in the trust file of every machine, or prune where a key is that may"
+	case errors.Is(err, repository.ErrMayNotRekey):
+		return "what replaces a backup's data needs a key with kinds=rekey and the backup's own kind in the trust file; see docs/security.md"
+	case errors.Is(err, repository.ErrOrder):
+		return "copy to another, empty prefix and put that into config.yaml; copies come before a store's first backup"
 	case errors.Is(err, storage.ErrPermission):
 		return "check the credentials and the store's policy; `lifeboat doctor` tries each operation"
 	case errors.Is(err, storage.ErrFull):

@@ -62,7 +62,7 @@ When all is lost:                     lifeboat restore --help`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		newInit(a), newBackup(a), newList(a), newShow(a), newLs(a), newCat(a),
-		newVerify(a), newPrune(a), newExport(a), newImport(a), newRestore(a), newDoctor(a), newAgent(a), newDemo(a), newVersion(a),
+		newVerify(a), newPrune(a), newExport(a), newImport(a), newCopy(a), newRekey(a), newRestore(a), newDoctor(a), newAgent(a), newDemo(a), newVersion(a),
 	)
 	return root
 }

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -153,4 +154,20 @@ func (r replacements) objects(m *Loaded) []manifest.Object {
 func (r replacements) goes(m *Loaded, now time.Time, holds func(manifest.Object) bool) bool {
 	by := r.by[m.Sequence]
 	return by != nil && !lockedAt(m.Manifest, now) && holds(by.Objects[0])
+}
+
+// Confirmed are those of the backups whose own signature counts now. Others are
+// listed by the word of an index and must not be signed for anew: each is an
+// error that wraps ErrVerification, beside the list of those that are.
+func (r *Repository) Confirmed(ctx context.Context, backups []Backup) ([]Backup, error) {
+	var good []Backup
+	var errs []error
+	for _, b := range backups {
+		if err := r.confirm(ctx, &b); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		good = append(good, b)
+	}
+	return good, errors.Join(errs...)
 }
