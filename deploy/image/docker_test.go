@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,6 +101,10 @@ func (d *docker) run(args ...string) string {
 // the build asks for, and needs no network.
 func (d *docker) importBase(name, modules string) {
 	d.t.Helper()
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	cmd := d.command("import",
 		"-c", "ENV PATH=/usr/local/go/bin:/usr/bin:/bin HOME=/root GOTOOLCHAIN=local GOFLAGS= GOPROXY=file:///modules GOSUMDB=off", "-", name)
 	stdin, err := cmd.StdinPipe()
@@ -115,7 +118,7 @@ func (d *docker) importBase(name, modules string) {
 	}
 	w := tar.NewWriter(stdin)
 	err = errors.Join(
-		addTree(w, runtime.GOROOT(), "usr/local/go", func(name string) bool {
+		addTree(w, strings.TrimSpace(string(goroot)), "usr/local/go", func(name string) bool {
 			return name == "test" || name == "doc" || name == "api" || strings.HasSuffix(name, "testdata")
 		}),
 		addTree(w, modules, "modules", func(string) bool { return false }),

@@ -30,7 +30,7 @@ func (p *Plane) writeImages() (archives []string) {
 	tool := func(name string) string { return filepath.Join(bin, "tools", name) }
 	out, err := exec.Command(tool("kube/kubeadm"), "config", "images", "list", "--kubernetes-version", KubernetesVersion).Output()
 	if err != nil {
-		p.t.Fatalf("ask kubeadm for its images: %v (run make tools-e2e)", err)
+		p.t.Fatalf("ask kubeadm for its images: %v (make e2e builds it)", err)
 	}
 	images := []image.Image{
 		{Reference: pauseImage, Entrypoint: []string{"/pause"}, Files: map[string]string{"/pause": tool("pause")}},

@@ -53,6 +53,7 @@ func TestTheChartsPodBacksUpItsNode(t *testing.T) {
 	})
 	t.Run("the files come back as they were", func(t *testing.T) { restoreFiles(t, m, o, files) })
 	t.Run("the snapshot opens with etcdutl and holds the marker", func(t *testing.T) { exportSnapshot(t, o, full, secret) })
+	t.Run("the agent has no rights but root's name", func(t *testing.T) { checkRights(t, m) })
 	t.Run("the agent answers", func(t *testing.T) { askAgent(t, m) })
 
 	t.Run("a new pod goes on", func(t *testing.T) {
@@ -245,6 +246,39 @@ func askAgent(t *testing.T, m *realplane.Machine) {
 			t.Errorf("%s: status %d, %v, without %q:\n%.500s", path, resp.StatusCode, err, want, body)
 		}
 	}
+}
+
+// checkRights looks at the agent's process as the kernel sees it.
+func checkRights(t *testing.T, m *realplane.Machine) {
+	pid := m.Run("pgrep", "--exact", "lifeboat")
+	status := m.Run("cat", "/proc/"+pid+"/status")
+	values := map[string]string{}
+	for _, line := range strings.Split(status, "\n") {
+		name, value, _ := strings.Cut(line, ":")
+		values[name] = strings.Join(strings.Fields(value), " ")
+	}
+	for name, want := range map[string]string{
+		"Uid": "0 0 0 0", "CapEff": "0000000000000000", "CapPrm": "0000000000000000", "CapBnd": "0000000000000000",
+		"NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if values[name] != want {
+			t.Errorf("%s is %q, want %q", name, values[name], want)
+		}
+	}
+	for _, line := range strings.Split(m.Run("cat", "/proc/"+pid+"/mountinfo"), "\n") {
+		fields := strings.Fields(line)
+		at, options := fields[4], fields[5]
+		// Pods' volumes come and go with kubelet's own mounts: Kubernetes can't let a
+		// mount follow the host's and make what comes in read-only. See the chart's
+		// values, host.paths.
+		if strings.HasPrefix(at, "/host/var/lib/kubelet/pods/") {
+			continue
+		}
+		if (at == "/" || at == "/host" || strings.HasPrefix(at, "/host/")) && !strings.HasPrefix(options, "ro") {
+			t.Errorf("the agent may write to %s (%s)", at, options)
+		}
+	}
+	t.Logf("memory of the agent: %s now, %s at most", values["VmRSS"], values["VmHWM"])
 }
 
 // renewCredentials makes the S3 server take others, as the Secret then has
