@@ -29,6 +29,7 @@ type daemon struct {
 	cluster string // full name
 	metrics *metrics.Metrics
 	agent   *agent.Agent
+	rest    *time.Timer                   // gives memory back
 	config  atomic.Pointer[config.Config] // as in use: with what was discovered
 
 	// Of attend alone, once run has begun.
@@ -40,7 +41,7 @@ type daemon struct {
 // newDaemon reads the configuration and the keys that it names, and makes the
 // agent. Nothing runs yet: etcd and the stores may be down.
 func (a *app) newDaemon(log *slog.Logger, node string) (*daemon, error) {
-	d := &daemon{app: a, log: log, node: node}
+	d := &daemon{app: a, log: log, node: node, rest: time.AfterFunc(restAfter, debug.FreeOSMemory)}
 	file, c, err := d.read()
 	if err != nil {
 		return nil, err
@@ -231,8 +232,12 @@ func names(c *config.Config) []string {
 	return list
 }
 
-// ran logs and counts a run that is over, and gives the memory back that it
-// took: the next one is hours away.
+// restAfter is how long after a run its memory is given back to the system: what
+// follows a run, such as a look at what it left, is over by then, and the next
+// run is hours away.
+const restAfter = 20 * time.Second
+
+// ran logs and counts a run that is over.
 func (d *daemon) ran(r status.Run) {
 	d.metrics.OnRun(r)
 	attrs := []any{"kind", r.Kind, "target", r.Target, "took", r.Duration.Round(time.Millisecond), "message", r.Message}
@@ -248,7 +253,7 @@ func (d *daemon) ran(r status.Run) {
 	for _, why := range r.Degraded {
 		d.log.Warn("the backup is degraded", "target", r.Target, "id", r.ID, "why", why)
 	}
-	go debug.FreeOSMemory()
+	d.rest.Reset(restAfter)
 }
 
 // event logs what the work reports.
