@@ -42,6 +42,9 @@ func TestAnAlertReachesAPersonWhenBackupsStop(t *testing.T) {
 	c.until(40*time.Second, "three backups, known to Prometheus", func() bool {
 		return len(c.fulls()) >= 3 && watch.asks(`time() - lifeboat_recovery_point_timestamp_seconds{chain="etcd/main"} < 10`)
 	})
+	if !watch.asks(`lifeboat_backup_last_proved_timestamp_seconds{chain="etcd/main"} > 0 and lifeboat_backup_last_whole_timestamp_seconds > 0`) {
+		t.Error("no backup of a single member counts as proved and whole: LifeboatNoProvedBackup would come")
+	}
 	if text, err := agent.get("/metrics"); err != nil || strings.Contains(text, c.dir+"/keys") {
 		t.Errorf("metrics (%v) tell of keys:\n%s", err, text)
 	}
