@@ -170,6 +170,42 @@ func (w *world) judge(end time.Time) {
 	if w.calm {
 		w.judgeCalm(end)
 	}
+	if w.jumps == 0 && !strings.HasPrefix(w.full.String(), "@every") {
+		w.judgeSlots(end)
+	}
+}
+
+// judgeSlots wants a full in every single slot in which one agent was able to
+// take it for long enough, where no clock was ever wrong.
+func (w *world) judgeSlots(end time.Time) {
+	enough := w.patience() - w.interval - w.refresh
+	var stores []map[time.Time]bool
+	for _, s := range w.stores {
+		slots := map[time.Time]bool{}
+		for _, e := range s.chains[simChain] {
+			slots[w.slotOf(e.created)] = true
+		}
+		stores = append(stores, slots)
+	}
+	able := func(slot time.Time) bool {
+		return slices.ContainsFunc(w.agents, func(a *simAgent) bool {
+			return slices.ContainsFunc(a.spells, func(s spell) bool {
+				return s.from.Before(slot) && s.to.After(slot.Add(enough))
+			})
+		})
+	}
+	for slot := w.full.Next(w.born0()); slot.Before(end); slot = w.full.Next(slot) {
+		held := 0
+		for _, slots := range stores {
+			if slots[slot.UTC()] {
+				held++
+			}
+		}
+		w.slots++
+		if held < w.minStores && able(slot) {
+			w.violate("lost: the slot of %s is in %d stores, although an agent was able to serve it", slot.UTC(), held)
+		}
+	}
 }
 
 func (w *world) born0() time.Time { return w.agents[0].origin }

@@ -36,6 +36,7 @@ type simAgent struct {
 	life   int
 
 	able       time.Time // since when it could take a full
+	spells     []spell   // earlier times during which it could
 	reach      []bool    // per store
 	reachSince []time.Time
 	saved      *record

@@ -40,6 +40,7 @@ type world struct {
 	jumps   int      // of clocks, ever
 	streams int      // open snapshot streams
 	prunes  int
+	slots   int // that judgeSlots looked at
 }
 
 type simStore struct {
@@ -64,6 +65,9 @@ type entry struct {
 
 	latest, latestWhole time.Time // the latest created up to here
 }
+
+// spell is a time during which an agent could take fulls.
+type spell struct{ from, to time.Time }
 
 type simMember struct {
 	down   int
@@ -152,6 +156,9 @@ func (w *world) settle() {
 	for _, a := range w.agents {
 		able := w.able(a)
 		if !able {
+			if !a.able.IsZero() {
+				a.spells = append(a.spells, spell{a.able, time.Now()})
+			}
 			a.able = time.Time{}
 		} else if a.able.IsZero() {
 			a.able = time.Now()

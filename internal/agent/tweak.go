@@ -7,9 +7,10 @@ import "lifeboat/internal/status"
 type tweaks struct {
 	noWatchdog bool // trusts the wall clock
 	noTurns    bool // never waits for those before it
+	loyal      bool // waits for those before it for ever
 	blind      bool // does not look at the stores again before a run
 	noRetry    bool // gives up after a failure
-	hasty      bool // does not wait between attempts
+	hasty      bool // waits no longer after many failures than after one
 	endless    bool // sets no deadlines
 	mute       bool // has no problems
 	rosy       bool // says that every store answers
@@ -23,11 +24,14 @@ func (t tweaks) question(q *question) {
 	if t.noTurns {
 		q.rank = 0
 	}
+	if t.loyal && q.rank > 0 {
+		q.rank = 10_000
+	}
 	if t.noRetry && q.failures > 0 {
 		q.failed = forever / 2
 	}
 	if t.hasty {
-		q.failures = 0
+		q.failures = min(q.failures, 1)
 	}
 }
 
