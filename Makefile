@@ -49,9 +49,8 @@ soak: ## for an evening: ten times the simulation, fuzzing for a minute a target
 	go test -count=1 -timeout 120m ./internal/agent -run Simulation -seeds 10000 -days 30 -years 200
 	$(MAKE) fuzz-short FUZZTIME=1m
 
-test-alerts: ## backups stop, and the alarm arrives through a real Prometheus and Alertmanager
-	promtool check rules deploy/prometheus/rules.yaml
-	LIFEBOAT_TEST_ALERTS=1 go test -count=1 -run 'Alert' $(if $(RUN),-run '$(RUN)') ./cmd/lifeboat ./internal/metrics
+test-alerts: $(TEST_TOOLS) ## backups stop, and the alarm arrives through a real Prometheus and Alertmanager
+	LIFEBOAT_TEST_ALERTS=1 go test -count=1 -timeout 10m -run '$(or $(RUN),Alert|Promtool)' ./cmd/lifeboat ./internal/metrics
 
 test-page: ## the status page, in a real Chromium
 	cd internal/web/browsertest && go test -count=1 $(if $(RUN),-run '$(RUN)') ./...
