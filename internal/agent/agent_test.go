@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,13 +191,14 @@ func TestABackupThatIsNotInTheStoreIsTakenAgainByAndBy(t *testing.T) {
 
 func TestAReloadChangesJobsAndLeavesRunsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ended := ""
+		var ended atomic.Value
+		ended.Store("")
 		f := &fake{full: func(ctx context.Context) (*Outcome, error) {
 			select {
 			case <-time.After(10 * time.Minute):
-				ended = "by itself"
+				ended.Store("by itself")
 			case <-ctx.Done():
-				ended = "cancelled"
+				ended.Store("cancelled")
 			}
 			return &Outcome{Created: time.Now()}, nil
 		}}
@@ -218,12 +220,12 @@ func TestAReloadChangesJobsAndLeavesRunsAlone(t *testing.T) {
 		if err := a.Reload(t.Context(), &fresh); err != nil {
 			t.Fatal(err)
 		}
-		if ended != "" {
-			t.Errorf("the running full ended %s", ended)
+		if ended.Load() != "" {
+			t.Errorf("the running full ended %s", ended.Load())
 		}
 		time.Sleep(30 * time.Minute)
-		if ended != "by itself" || f.count("full main") != 1 || f.count("full events") == 0 || f.count("files") == 0 {
-			t.Errorf("ended %q, calls %v", ended, f.calls)
+		if ended.Load() != "by itself" || f.count("full main") != 1 || f.count("full events") == 0 || f.count("files") == 0 {
+			t.Errorf("ended %q, calls %v", ended.Load(), f.calls)
 		}
 		var jobs []string
 		for _, j := range a.Status().Jobs {
@@ -269,11 +271,13 @@ func TestAJobThatIsDroppedAndTakenUpAgainNeverRunsTwice(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if most != 1 {
-			t.Errorf("%d runs at once", most)
-		}
 		if err := stop(); err != nil {
 			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if most != 1 {
+			t.Errorf("%d runs at once", most)
 		}
 	})
 }
@@ -339,6 +343,7 @@ func TestOnlyTheStewardPrunesAndVerifiesAll(t *testing.T) {
 				c.Schedule = config.Schedule{Verify: "30 4 * * *", Prune: "45 4 * * *"}
 				a, stop := started(t, Options{Config: c, Works: f})
 				time.Sleep(time.Hour)
+				synctest.Wait()
 				if f.count("prune") != want.prunes || !slices.Equal(verified, want.chains) {
 					t.Errorf("%d prunes, verified %v", f.count("prune"), verified)
 				}

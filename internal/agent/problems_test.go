@@ -33,7 +33,6 @@ func TestProblems(t *testing.T) {
 		return func(now time.Time) status.InStore { in := f(now); change(&in); return in }
 	}
 	type stores []map[manifest.Chain]func(time.Time) status.InStore // nil: does not answer
-	type chains = map[manifest.Chain]func(time.Time) status.InStore
 	var out strings.Builder
 	for _, c := range []struct {
 		name   string

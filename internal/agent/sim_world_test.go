@@ -44,12 +44,11 @@ type world struct {
 }
 
 type simStore struct {
-	url     string
-	down    int // reasons for not answering
-	vague   int // reasons for losing answers
-	chains  map[manifest.Chain][]entry
-	lastAt  time.Time // capture, true time, of the newest full
-	changes int
+	url    string
+	down   int // reasons for not answering
+	vague  int // reasons for losing answers
+	chains map[manifest.Chain][]entry
+	lastAt time.Time // capture, true time, of the newest full
 }
 
 // entry is one backup in one store.
