@@ -395,12 +395,14 @@ func TestADegradedFullLeavesTheSlotOpenForWhoHasQuorum(t *testing.T) {
 func TestAFullDiskStopsNoBackup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shelf := &shelfInMemory{err: errors.New("no space left on device")}
-		now := time.Now()
+		var newest atomic.Pointer[time.Time]
+		take := func() time.Time { now := time.Now(); newest.Store(&now); return now }
+		take()
 		f := &fake{}
 		f.picture = func() (*Picture, error) {
-			return &Picture{Stores: []StorePicture{holding("s3://a", map[manifest.Chain]time.Time{"etcd/main": now})}}, nil
+			return &Picture{Stores: []StorePicture{holding("s3://a", map[manifest.Chain]time.Time{"etcd/main": *newest.Load()})}}, nil
 		}
-		f.full = func(context.Context) (*Outcome, error) { now = time.Now(); return &Outcome{Created: now}, nil }
+		f.full = func(context.Context) (*Outcome, error) { return &Outcome{Created: take()}, nil }
 		a, err := newAgent(Options{Config: testConfig(t), Works: f}, shelf)
 		if err != nil {
 			t.Fatal(err)
