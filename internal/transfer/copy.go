@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -242,15 +241,4 @@ func (p *plan) copy(ctx context.Context, o CopyOptions, m repository.Original, r
 		return 0, err
 	}
 	return done.Sequence, nil
-}
-
-// Chains lists the chains that a report is of.
-func (r *CopyReport) Chains() []manifest.Chain {
-	var chains []manifest.Chain
-	for _, c := range r.Copies {
-		if !slices.Contains(chains, c.Chain) {
-			chains = append(chains, c.Chain)
-		}
-	}
-	return chains
 }
