@@ -47,7 +47,10 @@ func TestAnAgentStartsWithEverythingDownAndSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := errors.New("connection refused")
 		f := &fake{
-			picture:  func() (*Picture, error) { return &Picture{Stores: []StorePicture{{URL: "s3://a", Err: down}}}, nil },
+			picture: func() (*Picture, error) {
+				time.Sleep(time.Second)
+				return &Picture{Stores: []StorePicture{{URL: "s3://a", Err: down}}}, nil
+			},
 			standing: func() (*Standing, error) { return nil, down },
 			full:     func(context.Context) (*Outcome, error) { return nil, Because(status.StoreDown, down) },
 		}
