@@ -48,11 +48,10 @@ type Runner struct {
 	Rand           io.Reader
 	Events         events.Listener
 
-	// Unattended is for one who tries again by itself. It leaves the source alone
-	// unless MinStores stores could be opened. And it drops a full at its commit in
-	// every store where a newer one of the same etcd cluster is already: it took so
-	// long that another agent served its slot. By hand, one store that is open
-	// makes a backup worth taking, and a backup that was asked for is kept.
+	// Unattended is for one who tries again by itself. It drops a full at its
+	// commit in every store where a newer one of the same etcd cluster is already:
+	// it took so long that another agent served its slot. By hand, a backup that
+	// was asked for is kept.
 	Unattended bool
 }
 

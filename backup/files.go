@@ -23,7 +23,7 @@ func FilesChain(node string) manifest.Chain { return manifest.Chain("hosts/" + n
 // the backup degraded.
 func (r *Runner) Files(ctx context.Context, options host.Options, uses []manifest.KeyUse) (*Result, error) {
 	chain, created := FilesChain(options.Node), r.now()
-	if err := r.enoughOpen(); err != nil {
+	if err := r.anyOpen(); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", chain, err)
 	}
 	id, err := manifest.NewID(r.Rand)

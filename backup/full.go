@@ -25,7 +25,7 @@ const snapshotFile = "snapshot.db.zst.age"
 // Etcd takes one full backup of the cluster. The result says what each store
 // did, also when an error says that too few of them did it.
 func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limits) (*Result, error) {
-	if err := r.enoughOpen(); err != nil {
+	if err := r.anyOpen(); err != nil {
 		return nil, fmt.Errorf("back up %s: %w", config.Chain(), err)
 	}
 	cluster, err := etcd.Open(config, limits, r.Events)
@@ -56,26 +56,18 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 	return r.commit(ctx, draft, taken.data)
 }
 
-// enoughOpen reports whether so many stores were opened well that the source is
-// worth asking.
-func (r *Runner) enoughOpen() error {
-	need := 1
-	if r.Unattended {
-		need = max(1, r.MinStores)
-	}
-	open := 0
-	var errs []error
+// anyOpen fails unless a store could be opened: with none, the source is not
+// worth asking. One is enough to take a backup that fails for want of others: it
+// is better than none.
+func (r *Runner) anyOpen() error {
+	errs := []error{fmt.Errorf("%w: none of %d answers", ErrTooFewStores, len(r.Stores))}
 	for _, store := range r.Stores {
 		if store.Err == nil {
-			open++
-		} else {
-			errs = append(errs, fmt.Errorf("%s: %w", store.URL, store.Err))
+			return nil
 		}
+		errs = append(errs, fmt.Errorf("%s: %w", store.URL, store.Err))
 	}
-	if open < need {
-		return errors.Join(append([]error{fmt.Errorf("%w: %d of %d answer, at least %d needed", ErrTooFewStores, open, len(r.Stores), need)}, errs...)...)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // taken is a snapshot whose data object is durable in at least one store.

@@ -302,6 +302,7 @@ func TestOnceServesWhatIsDueAndSaysHowItWent(t *testing.T) {
 	}
 	etcd.Kill(0)
 	edit(t, p.config, "full:", "full: \"@every 1s\"")
+	time.Sleep(time.Second) // so that one is due, however quick all was
 	if code := once(); code != exitFailed {
 		t.Errorf("exit code %d when etcd is gone", code)
 	}

@@ -117,8 +117,8 @@ func (b *board) answering() int {
 }
 
 // held is the largest of the values that at least least stores have, of those
-// that answer. While too few answer, what the others held last counts too: a
-// run could not succeed, and whoever is silent has most likely lost nothing.
+// that answer. While too few answer, what the others held last counts too:
+// whoever is silent has most likely lost nothing.
 func held[T any](b *board, chain manifest.Chain, least int, value func(*chainBoard) T, compare func(T, T) int) T {
 	all := b.answering() < least
 	var values []T

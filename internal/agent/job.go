@@ -244,7 +244,7 @@ func (a *Agent) question(j *job, now time.Time) question {
 	switch j.kind {
 	case status.Full, status.Files:
 		newest = a.newest(j, q.mono)
-		q.seen = max(q.seen, a.board.arrived(j.chain, a.least()))
+		q.seen = max(q.seen, a.board.arrived(j.chain, a.enough()))
 	default:
 		newest = a.journal.lastSuccess(j.kind)
 		if j.last != nil {
@@ -280,8 +280,14 @@ func (j *job) slot(jitter int, newest, now time.Time) slot {
 	return o.slot
 }
 
-// least is how many stores must hold a backup.
+// least is how many stores must hold a backup for it to count.
 func (a *Agent) least() int { return max(a.config.MinStores, 1) }
+
+// enough is how many stores must hold a backup for its slot to need no more
+// work now: as many as must, or all that answer. Where a store is dead, a run
+// fills the others and has failed for it; once the dead one is back, the slot is
+// open again.
+func (a *Agent) enough() int { return min(a.least(), max(a.board.answering(), 1)) }
 
 // newest is the capture time of the backup that the slots are counted from.
 func (a *Agent) newest(j *job, mono time.Duration) time.Time {
@@ -289,11 +295,11 @@ func (a *Agent) newest(j *job, mono time.Duration) time.Time {
 		return j.last.created
 	}
 	if j.kind != status.Full || a.doubtful(j, mono) {
-		return a.board.newest(j.chain, a.least())
+		return a.board.newest(j.chain, a.enough())
 	}
 	// A degraded full does not fill the slot for an agent that can do better,
 	// and whether it can it must ask; unless its own best was degraded too.
-	newest := a.board.newestWhole(j.chain, a.least())
+	newest := a.board.newestWhole(j.chain, a.enough())
 	if j.last != nil && j.last.degraded && j.last.created.After(newest) {
 		newest = j.last.created
 	}
@@ -332,7 +338,7 @@ func (a *Agent) toVerify() []manifest.Chain {
 // counts as a failure, so that the next attempt comes by and by and not at once.
 func (a *Agent) confirm() {
 	for _, j := range a.jobs {
-		if j.last == nil || j.last.confirmed || a.board.taken < j.last.ended || a.board.answering() < a.least() {
+		if j.last == nil || j.last.confirmed || a.board.taken < j.last.ended || a.board.answering() == 0 {
 			continue
 		}
 		j.last.confirmed = true
@@ -340,7 +346,7 @@ func (a *Agent) confirm() {
 			continue
 		}
 		// At the same instant is before: time need not pass in a look.
-		missing := a.board.newest(j.chain, a.least()).Before(j.last.created) && a.board.arrived(j.chain, a.least()) <= j.last.began
+		missing := a.board.newest(j.chain, a.enough()).Before(j.last.created) && a.board.arrived(j.chain, a.enough()) <= j.last.began
 		if !missing {
 			j.lost = 0
 			continue

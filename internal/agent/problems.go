@@ -80,7 +80,7 @@ func (a *Agent) aboutItself(f *findings) {
 func (a *Agent) aboutStores(f *findings, s *status.Status) {
 	silent := status.Warning
 	if a.board.answering() < a.least() {
-		silent = status.Critical // no backup can be taken
+		silent = status.Critical // no backup reaches enough stores
 	}
 	for _, store := range s.Stores {
 		if store.Error != "" {
@@ -148,7 +148,7 @@ func (a *Agent) overdue(j *job, newest, now time.Time) bool {
 	if now.After(second.Add(slack)) {
 		return true
 	}
-	seen := max(j.added, a.board.arrived(j.chain, a.least()))
+	seen := max(j.added, a.board.arrived(j.chain, a.enough()))
 	if j.last != nil {
 		seen = max(seen, j.last.began)
 	}

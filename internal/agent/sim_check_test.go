@@ -22,11 +22,14 @@ func (w *world) patience() time.Duration {
 // check looks at the world while it lives.
 func (w *world) check() {
 	w.mu.Lock()
-	recovery := w.recovery()
+	recovery, any := w.recovery(w.minStores), w.recovery(1)
 	agents := slices.Clone(w.agents)
 	now := time.Now()
 	for _, a := range agents {
-		if !a.able.IsZero() && w.tooLong(now, recovery, a) {
+		if !a.hopeful.IsZero() && w.tooLong(now, any, a.hopeful) {
+			w.violate("lost: no store has a full since %s, although %s was able to give one to some since %s", any.UTC(), a.node, a.hopeful.UTC())
+		}
+		if !a.able.IsZero() && w.tooLong(now, recovery, a.able) {
 			w.violate("lost: the newest full is of %s, although %s was able to take one since %s", recovery.UTC(), a.node, a.able.UTC())
 			w.fulls = append(w.fulls, now) // once is enough
 			for _, s := range w.stores {
@@ -54,10 +57,10 @@ func (w *world) check() {
 	}
 }
 
-func (w *world) tooLong(now, recovery time.Time, a *simAgent) bool {
+func (w *world) tooLong(now, recovery, able time.Time) bool {
 	from := recovery
-	if a.able.After(from) {
-		from = a.able
+	if able.After(from) {
+		from = able
 	}
 	return now.Sub(from) > w.patience()
 }

@@ -35,7 +35,8 @@ type simAgent struct {
 	done   chan error
 	life   int
 
-	able       time.Time // since when it could take a full
+	able       time.Time // since when it could take a full that counts
+	hopeful    time.Time // since when it could take one to at least one store
 	spells     []spell   // earlier times during which it could
 	reach      []bool    // per store
 	reachSince []time.Time
@@ -256,8 +257,8 @@ func (s simWorks) full(ctx context.Context, cluster string, slow, hangs bool) (*
 		revision = w.members[member].frozen
 	}
 	w.mu.Unlock()
-	if answering < w.minStores {
-		return nil, Because(status.StoreDown, errors.New("too few stores answer"))
+	if answering == 0 {
+		return nil, Because(status.StoreDown, errors.New("no store answers"))
 	}
 	if member < 0 {
 		return nil, Because(status.EtcdDown, errors.New("no member answers"))

@@ -153,7 +153,12 @@ func (w *world) settle() {
 		}
 	}
 	for _, a := range w.agents {
-		able := w.able(a)
+		if able := w.able(a, 1); !able {
+			a.hopeful = time.Time{}
+		} else if a.hopeful.IsZero() {
+			a.hopeful = time.Now()
+		}
+		able := w.able(a, w.minStores)
 		if !able {
 			if !a.able.IsZero() {
 				a.spells = append(a.spells, spell{a.able, time.Now()})
@@ -170,8 +175,8 @@ func (w *world) settle() {
 	}
 }
 
-// able reports whether an agent could take a full that counts.
-func (w *world) able(a *simAgent) bool {
+// able reports whether an agent could take a full to so many stores.
+func (w *world) able(a *simAgent, least int) bool {
 	if !a.alive || a.paused != nil || a.slow > 0 || a.hangs > 0 {
 		return false
 	}
@@ -182,7 +187,7 @@ func (w *world) able(a *simAgent) bool {
 		}
 	}
 	member, _ := w.source(a.index)
-	return stores >= w.minStores && member >= 0
+	return stores >= least && member >= 0
 }
 
 // create is the conditional create of a chain's next manifest.
@@ -225,19 +230,19 @@ func (w *world) create(s *simStore, chain manifest.Chain, seq int, e entry) bool
 
 // count notes the newest full that enough stores hold.
 func (w *world) count() {
-	if at := w.recovery(); len(w.fulls) == 0 && !at.IsZero() || len(w.fulls) > 0 && at.After(w.fulls[len(w.fulls)-1]) {
+	if at := w.recovery(w.minStores); len(w.fulls) == 0 && !at.IsZero() || len(w.fulls) > 0 && at.After(w.fulls[len(w.fulls)-1]) {
 		w.fulls = append(w.fulls, at)
 	}
 }
 
-// recovery is when the newest full that enough stores hold was captured.
-func (w *world) recovery() time.Time {
+// recovery is when the newest full that so many stores hold was captured.
+func (w *world) recovery(least int) time.Time {
 	var all []time.Time
 	for _, s := range w.stores {
 		all = append(all, s.lastAt)
 	}
 	slices.SortFunc(all, func(a, b time.Time) int { return b.Compare(a) })
-	return all[w.minStores-1]
+	return all[least-1]
 }
 
 // inStore is what a chain looks like to who reads it at a time of his clock.

@@ -23,8 +23,8 @@ type Works interface {
 	Standing(ctx context.Context, cluster string) (*Standing, error)
 
 	// Full backs up one etcd cluster, Files this node's files. They touch etcd
-	// only when enough stores answer to commit to. An Outcome may come with an
-	// error: what was done in spite of it.
+	// only when a store answers to commit to, and fail when fewer than enough
+	// committed. An Outcome may come with an error: what was done in spite of it.
 	Full(ctx context.Context, cluster string) (*Outcome, error)
 	Files(ctx context.Context) (*Outcome, error)
 
