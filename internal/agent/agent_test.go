@@ -192,6 +192,82 @@ func TestABackupThatIsNotInTheStoreIsTakenAgainByAndBy(t *testing.T) {
 	})
 }
 
+func TestADeadStoreStopsNoBackupToTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		var mu sync.Mutex
+		dead := false
+		newest := map[string]time.Time{}
+		urls := []string{"s3://a", "s3://b"}
+		f := &fake{}
+		f.picture = func() (*Picture, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			p := &Picture{}
+			for _, url := range urls {
+				store := StorePicture{URL: url, Chains: map[manifest.Chain]status.InStore{}}
+				if at, any := newest[url]; any {
+					store = holding(url, map[manifest.Chain]time.Time{"etcd/main": at})
+				}
+				if dead && url == "s3://b" {
+					store = StorePicture{URL: url, Err: errors.New("connection refused")}
+				}
+				p.Stores = append(p.Stores, store)
+			}
+			return p, nil
+		}
+		f.full = func(context.Context) (*Outcome, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			did := &Outcome{Created: time.Now()}
+			newest["s3://a"] = did.Created
+			if dead {
+				return did, Because(status.StoreDown, errors.New("in 1 of 2"))
+			}
+			newest["s3://b"] = did.Created
+			return did, nil
+		}
+		kill := func(yes bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			dead = yes
+		}
+		c := testConfig(t)
+		c.MinStores, c.Stores = 2, append(c.Stores, config.DefaultStore("s3://b"))
+		a, stop := started(t, Options{Config: c, Works: f})
+		for _, step := range []struct {
+			name  string
+			dead  bool
+			until time.Duration // of the day
+			fulls int
+		}{
+			{"the first, and one at 6:00", false, 7 * time.Hour, 2},
+			{"one in each slot, tried once, since nobody can do better", true, 19 * time.Hour, 4},
+			{"one as soon as the store is back", false, 20 * time.Hour, 5},
+			{"and as before", false, 25 * time.Hour, 6},
+		} {
+			kill(step.dead)
+			time.Sleep(time.Until(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(step.until)))
+			if n := f.count("full main"); n != step.fulls {
+				t.Errorf("%s: %d fulls, want %d", step.name, n, step.fulls)
+			}
+			s := a.Status()
+			if got := problemsOf(s, "s3://b"); (len(got) > 0) != step.dead {
+				t.Errorf("%s: problems %q", step.name, got)
+			}
+			if got := problemsOf(s, "full etcd/main"); step.dead && (len(got) != 1 || !strings.Contains(got[0], "in 1 of 2")) {
+				t.Errorf("%s: problems %q", step.name, got)
+			}
+			if got := problemsOf(s, "etcd/main"); step.dead && !slices.Contains(got, "critical: fewer than 2 stores hold a backup that is in time") {
+				t.Errorf("%s: problems %q", step.name, got)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAReloadChangesJobsAndLeavesRunsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended atomic.Value

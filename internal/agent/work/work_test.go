@@ -299,26 +299,41 @@ func TestReloadRefusesKeysThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-func TestTooFewStoresLeaveEtcdAlone(t *testing.T) {
+func TestWithoutAnyStoreEtcdIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	c := *w.config
-	c.Stores = append(slices.Clone(c.Stores), config.DefaultStore("file:///proc/nowhere"))
-	c.MinStores = 2
+	nowhere := config.DefaultStore("file:///proc/nowhere")
+	c.Stores = []config.Store{nowhere}
 	c.Etcd = []config.Etcd{{Name: "main", Endpoints: []string{"http://127.0.0.1:1"}}} // asking it would be another reason
 	w.Work = w.works(&c)
 	if _, err := w.Full(t.Context(), "main"); agent.ReasonOf(err) != status.StoreDown {
 		t.Errorf("got %v", err)
 	}
-	c.MinStores = 1
+	c.Stores, c.MinStores = append(slices.Clone(w.config.Stores), nowhere), 2
 	w.Work = w.works(&c)
 	if _, err := w.Full(t.Context(), "main"); agent.ReasonOf(err) != status.EtcdDown {
-		t.Errorf("with enough stores: %v", err)
+		t.Errorf("with one store of two: %v", err)
 	}
 	if _, err := w.Standing(t.Context(), "main"); agent.ReasonOf(err) != status.EtcdDown {
 		t.Errorf("standing: %v", err)
 	}
 	if _, err := w.Full(t.Context(), "unknown"); agent.ReasonOf(err) != status.Config {
 		t.Errorf("an unknown cluster: %v", err)
+	}
+}
+
+func TestTooFewStoresAreAFailureThatLeavesABackup(t *testing.T) {
+	w := newWorld(t)
+	c := *w.config
+	c.Stores = append(slices.Clone(c.Stores), config.DefaultStore("file:///proc/nowhere"))
+	c.MinStores = 2
+	w.Work = w.works(&c)
+	did, err := w.Files(t.Context())
+	if agent.ReasonOf(err) != status.StoreDown || did == nil || did.ID == "" || !strings.Contains(err.Error(), "in 1 of 2, at least 2 needed") {
+		t.Errorf("got %+v, %v", did, err)
+	}
+	if in := w.look().Chains["hosts/"+manifest.Chain(c.Node)]; in.Backups != 1 || !in.Valid {
+		t.Errorf("the store that answers holds %+v", in)
 	}
 }
 
