@@ -37,9 +37,9 @@ destination's own chain, with the place that it was copied from.
 What the destination has already is left out: run it again after an interruption
 and it goes on. Nothing that is half copied is ever listed.
 
-A chain is in the order of capture, and "the latest" is its last. So a backup that
-is older than what the destination holds of its chain is refused (exit code 4):
-copy before the store goes into config.yaml, not after the first backup to it.
+A chain is in the order of capture: epochs and losses are told by it. So a backup
+that is older than what the destination holds of its chain is refused (exit code
+4): copy before the store goes into config.yaml, not after the first backup to it.
 
 STORE is a store of config.yaml, whose S3 settings and Object Lock then hold, or
 any file:///folder or s3://bucket/prefix. The lock is counted from now.`,

@@ -92,7 +92,7 @@ func (f *fake) Reload(context.Context, *config.Config) error { return f.reload }
 func holding(url string, newest map[manifest.Chain]time.Time) StorePicture {
 	p := StorePicture{URL: url, Chains: map[manifest.Chain]status.InStore{}}
 	for chain, at := range newest {
-		p.Chains[chain] = status.InStore{Head: uint64(at.Unix()), Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
+		p.Chains[chain] = status.InStore{Head: uint64(at.Unix()), RecoveryPoint: at, Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
 	}
 	return p
 }

@@ -106,6 +106,8 @@ func (a *Agent) aboutOurs(f *findings, s *status.Status, c status.Chain, j *job)
 	case c.RecoveryPoint.IsZero():
 		f.add(status.Critical, c.Name, "there is no backup at all")
 		return
+	case a.overdue(j, c.RecoveryPoint, s.Now) && !newest.IsZero() && !a.overdue(j, newest, s.Now):
+		f.add(status.Critical, c.Name, "a restore gives back the state of %s: the backups since are of a member that lags behind it", c.RecoveryPoint.UTC().Format(time.RFC3339))
 	case a.overdue(j, c.RecoveryPoint, s.Now):
 		f.add(status.Critical, c.Name, "the newest backup is of %s and a later one is overdue: see the last runs", c.RecoveryPoint.UTC().Format(time.RFC3339))
 	case newest.IsZero() || !newest.Equal(c.RecoveryPoint) && a.overdue(j, newest, s.Now):

@@ -26,7 +26,7 @@ func TestProblems(t *testing.T) {
 	good := func(ago time.Duration) func(time.Time) status.InStore {
 		return func(now time.Time) status.InStore {
 			at := now.Add(-ago)
-			return status.InStore{Head: 9, Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
+			return status.InStore{Head: 9, RecoveryPoint: at, Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
 		}
 	}
 	but := func(f func(time.Time) status.InStore, change func(*status.InStore)) func(time.Time) status.InStore {
@@ -53,6 +53,9 @@ func TestProblems(t *testing.T) {
 		{"too few stores hold a new one", 2, 0, stores{{main: good(h)}, {main: good(15 * h)}}, nil, nil},
 		{"degraded", 1, 0, stores{{main: but(good(h), func(in *status.InStore) { in.NewestWhole, in.NewestProved = time.Time{}, time.Time{} })}}, nil, nil},
 		{"not proved", 1, 0, stores{{main: but(good(h), func(in *status.InStore) { in.NewestProved = in.Newest.Add(-12 * h) })}}, nil, nil},
+		{"of a member that lags", 1, 0, stores{{main: but(good(h), func(in *status.InStore) {
+			in.RecoveryPoint, in.NewestWhole = in.Newest.Add(-30*h), in.Newest.Add(-30*h)
+		})}}, nil, nil},
 		{"from the future", 1, 0, stores{{main: good(-72 * h)}}, nil, nil},
 		{"rolled back", 1, 0, stores{{main: but(good(h), func(in *status.InStore) {
 			in.Regressed, in.Valid, in.Failures = true, false, []string{"manifest 12 was seen and is gone"}

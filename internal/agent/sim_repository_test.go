@@ -210,7 +210,7 @@ func (a *storedAgent) Look(ctx context.Context) (*Picture, error) {
 			s.Chains = map[manifest.Chain]status.InStore{}
 			if view.Head != nil {
 				at := view.Head.Created
-				s.Chains[simChain] = status.InStore{Head: uint64(view.Head.Sequence), Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
+				s.Chains[simChain] = status.InStore{Head: uint64(view.Head.Sequence), RecoveryPoint: at, Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
 			}
 		}
 		p.Stores = append(p.Stores, s)

@@ -256,6 +256,7 @@ func (w *world) inStore(list []entry, now time.Time) status.InStore {
 	if w.byTime {
 		in.Newest, in.NewestWhole, in.NewestProved = last.latest, last.latestWhole, last.latestWhole
 	}
+	in.RecoveryPoint = in.Newest
 	if now.After(last.expected) {
 		in.Late = last.expected
 	}

@@ -67,8 +67,8 @@ func (a *Agent) chainStatus() []status.Chain {
 				in = held.InStore
 			}
 			in.Failures = append([]string{}, in.Failures...)
-			if in.Newest.After(c.RecoveryPoint) {
-				c.RecoveryPoint = in.Newest
+			if in.RecoveryPoint.After(c.RecoveryPoint) {
+				c.RecoveryPoint = in.RecoveryPoint
 			}
 			c.InStores = append(c.InStores, in)
 		}

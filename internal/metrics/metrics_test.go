@@ -37,10 +37,10 @@ func loaded() *status.Status {
 		Cluster: "prod-eu1.1f2e3d4c", Node: "cp1", Version: "v1.2.3", Now: noon, Started: ago(time.Hour), Loaded: true,
 		Chains: []status.Chain{
 			{Name: "etcd/main", Ours: true, Interval: 6 * time.Hour, RecoveryPoint: ago(2 * time.Hour), InStores: []status.InStore{
-				{Store: s3, Read: noon, Head: 42, Newest: ago(2 * time.Hour), NewestWhole: ago(2 * time.Hour), NewestProved: ago(8 * time.Hour),
+				{Store: s3, Read: noon, Head: 42, RecoveryPoint: ago(2 * time.Hour), Newest: ago(2 * time.Hour), NewestWhole: ago(2 * time.Hour), NewestProved: ago(8 * time.Hour),
 					Revision: 123456, Keys: 4000, PlainBytes: 50 << 20, StoredBytes: 9 << 20, Previous: 8 << 20, Backups: 30, TotalBytes: 300 << 20,
 					RetainUntil: noon.Add(720 * time.Hour), Valid: true},
-				{Store: disk, Read: ago(time.Minute), Head: 40, Newest: ago(8 * time.Hour), Late: ago(time.Hour), Regressed: true, Failures: []string{"gone"}},
+				{Store: disk, Read: ago(time.Minute), Head: 40, RecoveryPoint: ago(8 * time.Hour), Newest: ago(8 * time.Hour), Late: ago(time.Hour), Regressed: true, Failures: []string{"gone"}},
 			}},
 			{Name: "hosts/cp1", Ours: true, Interval: 6 * time.Hour, InStores: []status.InStore{{Store: s3, Read: noon, Valid: true}, {Store: disk}}},
 			{Name: "hosts/cp2", RecoveryPoint: ago(20 * time.Hour), InStores: []status.InStore{{Store: disk}}}, // not read yet

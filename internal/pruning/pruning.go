@@ -175,6 +175,10 @@ func (o Options) choose(backups []repository.Backup, now time.Time) ([]Backup, [
 		items[i] = item(b)
 		of[items[i].ID] = b
 	}
+	if latest, _ := repository.Latest(backups); latest != nil {
+		i := slices.IndexFunc(items, func(i retention.Item) bool { return i.ID == string(latest.ID) })
+		items[i].Latest = true
+	}
 	var decided []Backup
 	var remove []manifest.ID
 	for _, d := range retention.Apply(items, o.Policy, now) {

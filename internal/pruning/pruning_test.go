@@ -332,3 +332,25 @@ func TestAKeyForPrunesAloneDoesForAChainOfOthers(t *testing.T) {
 		t.Error("the key for prunes commits a full")
 	}
 }
+
+func TestWhatGoesFurthestStaysWhateverIsNewer(t *testing.T) {
+	w := newWorld(t, memory.New())
+	member := func(revision manifest.Revision) func(*manifest.Manifest) {
+		return func(m *manifest.Manifest) { m.Etcd.Revision, m.Degraded = revision, []string{"no quorum"} }
+	}
+	before := w.backup(etcdMain, member(90))
+	furthest := w.backup(etcdMain, member(100))
+	w.backup(etcdMain, member(80))
+	last := w.backup(etcdMain, member(85))
+	report := w.run(Options{})
+	if r := report.Chains[0]; r.Err != nil || r.Removed != 2 {
+		t.Errorf("%+v", r)
+	}
+	listed := w.listed()
+	if _, there := listed[before.ID]; there || len(listed) != 2 || listed[furthest.ID].Manifest == nil || listed[last.ID].Manifest == nil {
+		t.Errorf("left: %v", listed)
+	}
+	if m, err := w.open().Resolve(t.Context(), etcdMain, repository.Point{}); err != nil || m.ID != furthest.ID {
+		t.Errorf("the latest is %v, %v", m, err)
+	}
+}

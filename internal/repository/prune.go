@@ -48,7 +48,7 @@ type Pruned struct {
 // Prune promises the deletion of the backups in remove, of what depends on them
 // alone, and of garbage that is older than any writer may be. It deletes
 // nothing: Sweep does, when the promise has stood for its time. It refuses
-// (ErrRefused) to remove the last backup of a chain, the newest proved one and
+// (ErrRefused) to remove the latest backup of a chain, the newest proved one and
 // what the store has locked, and refuses a chain with failures (ErrVerification)
 // unless told otherwise. Which backups to remove is the retention policy's
 // question.
@@ -186,6 +186,9 @@ func (v *View) mayRemove(remove []manifest.ID, now time.Time) error {
 		if slices.Contains(remove, b.ID) && lockedAt(b.Manifest, now) {
 			return fmt.Errorf("%w: %s is locked in the store until %s", ErrRefused, b.ID, b.RetainUntil.Format(time.RFC3339))
 		}
+	}
+	if b, _ := Latest(backups); b != nil && len(backups) > 1 && slices.Contains(remove, b.ID) {
+		return fmt.Errorf("%w: %s is what a restore of the latest of %s gives back", ErrRefused, b.ID, v.Chain)
 	}
 	left := slices.DeleteFunc(slices.Clone(backups), func(b Backup) bool { return slices.Contains(remove, b.ID) })
 	if len(backups) > 0 && len(left) == 0 {

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 type Point struct {
 	Backup   manifest.ID
 	Revision manifest.Revision // the newest full at or below it
-	Time     time.Time         // the newest backup whose capture began at or before it
+	Time     time.Time         // the furthest backup whose capture began at or before it
 	Epoch    uint64            // with Revision: of this epoch; 0: the newest epoch that reaches it
 }
 
@@ -93,18 +94,52 @@ func (r *Repository) firstConfirmed(ctx context.Context, candidates []Backup) (*
 	return nil, bad, nil
 }
 
+// Latest is the one of a chain's backups, given in its order, that a restore of
+// the latest gives back, unless its own signature speaks against it; nil if there
+// are none. asOf is the last time at which etcd is known to have been in that
+// state, or the time of capture.
+func Latest(backups []Backup) (b *Backup, asOf time.Time) {
+	if len(backups) == 0 {
+		return nil, time.Time{}
+	}
+	backups = slices.Clone(backups)
+	bestFirst(backups)
+	b = &backups[0]
+	asOf = b.Created
+	for _, other := range backups[1:] {
+		if b.Etcd != nil && reaches(other.Manifest, b.Manifest) == 0 && other.Created.After(asOf) {
+			asOf = other.Created
+		}
+	}
+	return b, asOf
+}
+
+// reaches compares how far two backups of a chain go: by epoch, then by etcd's
+// revision, which no wrong clock, no late commit and no member that lags can
+// make larger. Files are all alike; a chain's own order tells them apart.
+func reaches(a, b *manifest.Manifest) int {
+	if a.Etcd == nil || b.Etcd == nil {
+		return 0
+	}
+	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Etcd.Revision, b.Etcd.Revision))
+}
+
+// bestFirst sorts a chain's backups: first the one that goes furthest, and of two
+// alike the one that is not degraded, then the later in the chain.
+func bestFirst(backups []Backup) {
+	slices.SortStableFunc(backups, func(a, b Backup) int {
+		if order := reaches(a.Manifest, b.Manifest); order != 0 || a.Etcd == nil || b.Etcd == nil {
+			return order
+		}
+		return cmp.Compare(min(len(b.Degraded), 1), min(len(a.Degraded), 1))
+	})
+	slices.Reverse(backups)
+}
+
 // candidates are the backups that answer a point, the best first.
 func (v *View) candidates(point Point) []Backup {
 	backups := v.Backups()
-	if point.Revision != 0 { // by epoch, then by revision; a chain's order breaks ties
-		slices.SortStableFunc(backups, func(a, b Backup) int {
-			if a.Etcd == nil || b.Etcd == nil || a.Epoch != b.Epoch {
-				return int(int64(a.Epoch) - int64(b.Epoch))
-			}
-			return int(a.Etcd.Revision - b.Etcd.Revision)
-		})
-	}
-	slices.Reverse(backups)
+	bestFirst(backups)
 	return slices.DeleteFunc(backups, func(b Backup) bool {
 		switch {
 		case point.Backup != "":

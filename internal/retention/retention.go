@@ -19,6 +19,8 @@
 //     that is whole.
 //   - What the rules can't judge stays, and takes no other's place: a backup
 //     from the future, and one that a person imported.
+//   - What a restore of the latest gives back stays, though it need not be the
+//     newest: what was captured since may be of a member that lags.
 //   - What the store has locked stays until the lock ends.
 //
 // What is kept is kept whatever else is removed, so applying a policy to what
@@ -53,6 +55,7 @@ type Item struct {
 	Proved      bool // never together with Degraded
 	Degraded    bool
 	Imported    bool
+	Latest      bool      // a restore of the latest gives it back, though it need not be the newest
 	RetainUntil time.Time // the store refuses to delete it before; zero: it does not
 }
 
@@ -104,6 +107,11 @@ func Apply(items []Item, p Policy, now time.Time) []Decision {
 	for i := range decisions {
 		if d := &decisions[i]; d.RetainUntil.After(now) {
 			d.keep("locked until " + d.RetainUntil.UTC().Format(time.RFC3339))
+		}
+	}
+	for i := range decisions {
+		if d := &decisions[i]; d.Latest && !d.Keep {
+			d.keep("a restore of the latest gives it back")
 		}
 	}
 	p.sayWhyNot(judged)

@@ -34,31 +34,32 @@ type Chain struct {
 	Name          string        `json:"name"`          // etcd/main, hosts/cp1
 	Ours          bool          `json:"ours"`          // this agent's configuration backs it up
 	Interval      time.Duration `json:"interval"`      // between two scheduled backups, nanoseconds; 0: none is scheduled
-	RecoveryPoint time.Time     `json:"recoveryPoint"` // what a restore of the latest gives back: the newest over the stores; zero: nothing
+	RecoveryPoint time.Time     `json:"recoveryPoint"` // the latest state that a restore gives back, from the best store; zero: nothing
 	InStores      []InStore     `json:"inStores"`      // one a store, in the configured order
 }
 
 // InStore is one chain in one store, as last read. After a store stopped
 // answering the fields keep what was true when it last did.
 type InStore struct {
-	Store        string    `json:"store"`        // URL without credentials
-	Read         time.Time `json:"read"`         // when the store last answered; zero: never since the start
-	Head         uint64    `json:"head"`         // sequence; 0: empty
-	Newest       time.Time `json:"newest"`       // capture time of the newest backup; zero: none
-	NewestWhole  time.Time `json:"newestWhole"`  // of the newest that is not degraded
-	NewestProved time.Time `json:"newestProved"` // of the newest that is proved
-	Revision     int64     `json:"revision"`     // of the newest full; 0 for files
-	Keys         int64     `json:"keys"`         // live keys in the newest full
-	PlainBytes   int64     `json:"plainBytes"`   // of the newest backup
-	StoredBytes  int64     `json:"storedBytes"`  // of the newest backup
-	Previous     int64     `json:"previous"`     // StoredBytes of the backup before it; 0: none
-	Backups      int       `json:"backups"`      // how many can be restored
-	TotalBytes   int64     `json:"totalBytes"`   // stored bytes of all of them
-	RetainUntil  time.Time `json:"retainUntil"`  // Object Lock of the newest; zero: none
-	Late         time.Time `json:"late"`         // the head's nextExpectedBy, if that is over; zero: in time
-	Valid        bool      `json:"valid"`        // no failure in signatures, links and witnesses
-	Regressed    bool      `json:"regressed"`    // a head seen earlier is gone: rolled back
-	Failures     []string  `json:"failures"`     // what is wrong, for people
+	Store         string    `json:"store"`         // URL without credentials
+	Read          time.Time `json:"read"`          // when the store last answered; zero: never since the start
+	Head          uint64    `json:"head"`          // sequence; 0: empty
+	RecoveryPoint time.Time `json:"recoveryPoint"` // the latest state that a restore gives back; before Newest where that is of a member that lags; zero: none
+	Newest        time.Time `json:"newest"`        // capture time of the newest backup; zero: none
+	NewestWhole   time.Time `json:"newestWhole"`   // of the newest that is not degraded
+	NewestProved  time.Time `json:"newestProved"`  // of the newest that is proved
+	Revision      int64     `json:"revision"`      // of the newest full; 0 for files
+	Keys          int64     `json:"keys"`          // live keys in the newest full
+	PlainBytes    int64     `json:"plainBytes"`    // of the newest backup
+	StoredBytes   int64     `json:"storedBytes"`   // of the newest backup
+	Previous      int64     `json:"previous"`      // StoredBytes of the backup before it; 0: none
+	Backups       int       `json:"backups"`       // how many can be restored
+	TotalBytes    int64     `json:"totalBytes"`    // stored bytes of all of them
+	RetainUntil   time.Time `json:"retainUntil"`   // Object Lock of the newest; zero: none
+	Late          time.Time `json:"late"`          // the head's nextExpectedBy, if that is over; zero: in time
+	Valid         bool      `json:"valid"`         // no failure in signatures, links and witnesses
+	Regressed     bool      `json:"regressed"`     // a head seen earlier is gone: rolled back
+	Failures      []string  `json:"failures"`      // what is wrong, for people
 }
 
 // Store is one configured store.

@@ -116,7 +116,7 @@ func judgePoint(c *status.Chain, now time.Time) verdict {
 		if isLate(c, in, now) {
 			late++
 		}
-		if in.Newest.Equal(c.RecoveryPoint) {
+		if in.RecoveryPoint.Equal(c.RecoveryPoint) {
 			held++
 			if isBroken(in) {
 				broken++

@@ -67,7 +67,7 @@ func TestThePointIsInDoubtWhenNoSoundStoreHoldsIt(t *testing.T) {
 	if got := judgePoint(&c, webtest.Now); got.Level != good {
 		t.Errorf("the other store holds it too: %v", got)
 	}
-	c.InStores[1].Newest = c.InStores[1].Newest.Add(-6 * time.Hour)
+	c.InStores[1].RecoveryPoint = c.InStores[1].RecoveryPoint.Add(-6 * time.Hour)
 	if got := judgePoint(&c, webtest.Now); got.Level != bad {
 		t.Errorf("the other store holds only an older one: %v", got)
 	}

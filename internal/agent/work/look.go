@@ -290,6 +290,7 @@ func readChain(view *repository.View) *seenChain {
 		in.Head = uint64(view.Head.Sequence)
 	}
 	backups := view.Backups()
+	_, in.RecoveryPoint = repository.Latest(backups)
 	slices.SortStableFunc(backups, func(a, b repository.Backup) int { return a.Created.Compare(b.Created) })
 	in.Backups = len(backups)
 	for _, b := range backups { // oldest first

@@ -86,7 +86,7 @@ func chain(name string, ours bool, interval time.Duration, at time.Time, revisio
 	c := status.Chain{Name: name, Ours: ours, Interval: interval, RecoveryPoint: at}
 	for _, store := range []string{near, far} {
 		in := status.InStore{
-			Store: store, Read: ago(40 * time.Second), Head: 1412, Newest: at, NewestWhole: at, Revision: revision,
+			Store: store, Read: ago(40 * time.Second), Head: 1412, RecoveryPoint: at, Newest: at, NewestWhole: at, Revision: revision,
 			PlainBytes: plain, StoredBytes: plain * 27 / 100, Previous: plain * 26 / 100, Backups: 43, TotalBytes: plain * 43 * 26 / 100, Valid: true, Failures: []string{},
 		}
 		if revision > 0 {
@@ -185,7 +185,7 @@ func StoreDown() *status.Status {
 		in := &s.Chains[i].InStores[1]
 		in.Read = s.Stores[1].Answered
 		in.Newest = in.Newest.Add(-6 * time.Hour)
-		in.NewestWhole, in.NewestProved = in.Newest, in.Newest
+		in.RecoveryPoint, in.NewestWhole, in.NewestProved = in.Newest, in.Newest, in.Newest
 		in.Head--
 	}
 	s.Problems = []status.Problem{{Severity: status.Warning, Subject: far, Message: "The store has not answered for 3 h. Backups go to the other one. Check the network and the credentials; lifeboat doctor asks it again."}}
@@ -221,7 +221,7 @@ func Late() *status.Status {
 		c.RecoveryPoint = ago(50*time.Hour + 12*time.Minute)
 		for j := range c.InStores {
 			in := &c.InStores[j]
-			in.Newest, in.NewestWhole, in.NewestProved = c.RecoveryPoint, ago(56*time.Hour), ago(56*time.Hour)
+			in.RecoveryPoint, in.Newest, in.NewestWhole, in.NewestProved = c.RecoveryPoint, c.RecoveryPoint, ago(56*time.Hour), ago(56*time.Hour)
 			in.Late = ago(44 * time.Hour)
 		}
 	}
