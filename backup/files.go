@@ -15,6 +15,10 @@ import (
 // filesFile is a files backup's data object.
 const filesFile = "files.tar.zst.age"
 
+// mostWarnings bounds what is said of a backup's degradation; all of it is in
+// its manifest.
+const mostWarnings = 3
+
 // FilesChain is the chain of one node's host files.
 func FilesChain(node string) manifest.Chain { return manifest.Chain("hosts/" + node) }
 
@@ -53,8 +57,14 @@ func (r *Runner) Files(ctx context.Context, options host.Options, uses []manifes
 	draft := r.draft(chain, manifest.KindFiles, id, created)
 	draft.Host = &manifest.Host{Node: options.Node, Files: captured.Files, Bytes: captured.Bytes}
 	draft.Degraded = append(captured.Degraded, captured.Covers(uses)...)
-	for _, reason := range draft.Degraded {
+	for i, reason := range draft.Degraded {
+		if i == mostWarnings && len(draft.Degraded) > mostWarnings+1 {
+			reason = fmt.Sprintf("degraded for %d more reasons: lifeboat show %s lists all", len(draft.Degraded)-i, id)
+		}
 		r.Events.Emit(events.Warning{Chain: string(chain), Subject: "host files", Message: reason})
+		if i == mostWarnings {
+			break
+		}
 	}
 	return r.commit(ctx, draft, data)
 }

@@ -14,6 +14,7 @@ import (
 	"lifeboat/backup"
 	"lifeboat/backup/host"
 	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
 	"lifeboat/storage"
 	"lifeboat/storage/fault"
 	"lifeboat/storage/memory"
@@ -297,4 +298,27 @@ func TestABackupOfFilesThatFailsLeavesNothing(t *testing.T) {
 			t.Errorf("left %q", left)
 		}
 	})
+}
+
+func TestWhatIsMissingIsToldInAFewLines(t *testing.T) {
+	t.Parallel()
+	for _, reasons := range []int{1, 4, 5, 40} {
+		w, store := newWorld(t), memory.New()
+		options := host.Options{Root: smallNode(t), Node: node, Now: time.Now}
+		uses := []manifest.KeyUse{} // of keys that no file holds
+		for i := range reasons {
+			uses = append(uses, manifest.KeyUse{Provider: "aescbc", Key: fmt.Sprintf("key%d", i), Objects: 1, Example: "/registry/secrets/a/b"})
+		}
+		result, err := w.runner(t, store).Files(t.Context(), options, uses)
+		if err != nil || len(result.Manifest.Degraded) < reasons {
+			t.Fatalf("%d reasons: %+v, %v", reasons, result, err)
+		}
+		told, all := strings.Split(w.events.all(), "\n"), len(result.Manifest.Degraded)
+		if len(told) != min(all, 4) {
+			t.Errorf("%d reasons: told %q", all, told)
+		}
+		if more := fmt.Sprintf("degraded for %d more reasons: lifeboat show %s", all-3, result.Manifest.ID); strings.Contains(told[len(told)-1], more) != (all > 4) {
+			t.Errorf("%d reasons: the last line is %q", all, told[len(told)-1])
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"time"
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/manifest"
@@ -33,31 +32,25 @@ func (d *daemon) serve(ctx context.Context, c config.HTTP) (*server, error) {
 		close(s.ended)
 		return s, nil
 	}
+	handler := web.New(web.Options{
+		Status: d.status, Metrics: d.metrics.Handler(), CertFile: c.CertFile, KeyFile: c.KeyFile, TokenFile: c.TokenFile, Events: d.event,
+	})
+	if err := handler.Check(); err != nil { // a token or certificate that can't be read
+		cancel()
+		return nil, fmt.Errorf("%w: http: %w", config.ErrInvalid, err)
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("serve metrics and status, http.listen: %w", err)
 	}
 	s.at = listener.Addr().String()
-	handler := web.New(web.Options{
-		Status: d.status, Metrics: d.metrics.Handler(), CertFile: c.CertFile, KeyFile: c.KeyFile, TokenFile: c.TokenFile, Events: d.event,
-	})
-	failed := make(chan error, 1)
 	go func() {
 		defer close(s.ended)
-		if err := handler.Serve(ctx, listener); err != nil {
-			failed <- err
-			if ctx.Err() == nil {
-				d.log.Error("the HTTP server ended", "error", err)
-			}
+		if err := handler.Serve(ctx, listener); err != nil && ctx.Err() == nil {
+			d.log.Error("the HTTP server ended", "error", err)
 		}
 	}()
-	select {
-	case err := <-failed: // a token or certificate that can't be read
-		cancel()
-		return nil, fmt.Errorf("%w: http: %w", config.ErrInvalid, err)
-	case <-time.After(200 * time.Millisecond):
-	}
 	return s, nil
 }
 

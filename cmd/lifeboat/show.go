@@ -35,8 +35,9 @@ func (a *app) show(ctx context.Context, id string) error {
 	if a.format == "json" {
 		return a.printJSON(struct {
 			*manifest.Manifest
-			Proved bool `json:"proved"` // as list has it
-		}{b.Manifest, b.Proved})
+			Proved  bool        `json:"proved"`            // as list has it
+			Rekeyed manifest.ID `json:"rekeyed,omitempty"` // of the rekey whose objects, recipients and lock these are
+		}{b.Manifest, b.Proved, b.Rekeyed})
 	}
 	rows := [][]string{
 		{"id", string(b.ID)},
@@ -63,6 +64,15 @@ func (a *app) show(ctx context.Context, id string) error {
 		for _, id := range e.Dissenting {
 			rows = append(rows, []string{"corrupt", fmt.Sprintf("member %s: its HashKV differs from the majority's", id)})
 		}
+	}
+	if b.Imported != "" {
+		rows = append(rows, []string{"imported", "from " + b.Imported})
+	}
+	if c := b.Copied; c != nil {
+		rows = append(rows, []string{"copied", fmt.Sprintf("from manifest %d of %s in %s", c.Sequence, c.Chain, c.Store)})
+	}
+	if b.Rekeyed != "" {
+		rows = append(rows, []string{"rekeyed", fmt.Sprintf("by %s: the objects and recipients below are its own", b.Rekeyed)})
 	}
 	if h := b.Host; h != nil {
 		rows = append(rows, []string{"files", fmt.Sprintf("%d of node %s, %s", h.Files, h.Node, humanBytes(h.Bytes))})

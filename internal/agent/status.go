@@ -105,7 +105,7 @@ func (a *Agent) jobStatus(now time.Time) []status.Job {
 			if s.LastAttempt.IsZero() {
 				s.LastAttempt = r.Started
 			}
-			if r.Result == status.Succeeded {
+			if r.Result == status.Succeeded || r.Result == status.Overtaken {
 				s.LastSuccess = r.Started
 				break
 			}

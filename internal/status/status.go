@@ -92,7 +92,7 @@ type Job struct {
 	Running     bool          `json:"running"`
 	Due         time.Time     `json:"due"`         // when it is served next, by the wall clock
 	LastAttempt time.Time     `json:"lastAttempt"` // of this agent; zero: none that it remembers
-	LastSuccess time.Time     `json:"lastSuccess"` // of this agent
+	LastSuccess time.Time     `json:"lastSuccess"` // of this agent; a run that was overtaken counts
 	Why         string        `json:"why"`         // what it waits for, for people: "due", "the turn of cp2", "retry"
 }
 
