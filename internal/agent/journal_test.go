@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,29 @@ func TestTheJournalDoesNotGrow(t *testing.T) {
 	}
 	if runs := openJournal(journalIn(dir)).runs(); len(runs) != status.MaxRuns || runs[0].ID != fmt.Sprint(5*status.MaxRuns-1) {
 		t.Errorf("%d runs, newest %s", len(runs), runs[0].ID)
+	}
+}
+
+func TestABackupThatLacksThousandsOfFilesDoesNotFillTheJournal(t *testing.T) {
+	did := &Outcome{Degraded: []string{}, Unproved: []string{"no scratch"}}
+	for i := range 3000 {
+		did.Degraded = append(did.Degraded, fmt.Sprintf("/srv/%04d/%s: permission denied", i, strings.Repeat("x", 100)))
+	}
+	run := newRun(target{status.Files, "hosts/cp1"}, time.Time{}, 0, outcome[*Outcome]{value: did}, t.Context(), t.Context())
+	if n := len(run.Degraded); n != mostReasons || run.Degraded[0] != did.Degraded[0] || !strings.HasPrefix(run.Degraded[n-1], "2996 more") {
+		t.Errorf("kept %d: %.200q", n, run.Degraded)
+	}
+	if !slices.Equal(run.Unproved, did.Unproved) {
+		t.Errorf("unproved: %q", run.Unproved)
+	}
+	dir := t.TempDir()
+	j := openJournal(journalIn(dir))
+	for range status.MaxRuns {
+		j.add(run, false)
+	}
+	j.write()
+	if again := openJournal(journalIn(dir)); again.damaged != "" || len(again.runs()) != status.MaxRuns {
+		t.Errorf("after a restart %d runs, %s", len(again.runs()), again.damaged)
 	}
 }
 

@@ -67,7 +67,7 @@ func newRun(t target, started time.Time, took time.Duration, o outcome[*Outcome]
 	if did := o.value; did != nil {
 		run.Message, run.ID, run.Revision = line(did.Message), string(did.ID), int64(did.Revision)
 		run.PlainBytes, run.StoredBytes, run.Mismatches = did.PlainBytes, did.StoredBytes, did.Mismatches
-		run.Degraded, run.Unproved = append(run.Degraded, did.Degraded...), append(run.Unproved, did.Unproved...)
+		run.Degraded, run.Unproved = reasons(did.Degraded), reasons(did.Unproved)
 		if did.Overtaken {
 			run.Result = status.Overtaken
 		}
@@ -83,6 +83,23 @@ func newRun(t target, started time.Time, took time.Duration, o outcome[*Outcome]
 		run.Reason = status.Timeout
 	}
 	return run
+}
+
+// mostReasons bounds what a run keeps of why its backup is less than it should
+// be: one line for each file that can't be read may be thousands, the journal
+// holds many runs, and all of it is in the manifest.
+const mostReasons = 5
+
+// reasons is a copy, bounded and never nil.
+func reasons(all []string) []string {
+	list := make([]string, 0, min(len(all), mostReasons))
+	for i, reason := range all {
+		if i == mostReasons-1 && len(all) > mostReasons {
+			return append(list, fmt.Sprintf("%d more reasons: `lifeboat show` lists all", len(all)-i))
+		}
+		list = append(list, line(reason))
+	}
+	return list
 }
 
 // finish takes a run's end into the job's state, the journal and the ears of
