@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,9 @@ func (a *app) newDaemon(log *slog.Logger, node string) (*daemon, error) {
 }
 
 // read reads the configuration and adds the etcd clusters that it asks to
-// discover. One that can't look for them goes on with those that it has.
+// discover. One that can't look for them goes on with those that it has, and
+// with those discovered before: an API server whose manifest is away for a
+// repair is no reason to stop its etcd's backups.
 func (d *daemon) read() (file, c *config.Config, err error) {
 	file, err = d.app.readConfig()
 	if err != nil {
@@ -86,8 +89,28 @@ func (d *daemon) read() (file, c *config.Config, err error) {
 	c, err = session.Discovered(file)
 	if err != nil {
 		d.log.Warn("etcd clusters can't be discovered", "error", err)
+		c = d.withKnown(c)
 	}
 	return file, c, nil
+}
+
+// withKnown adds the etcd clusters that were discovered earlier.
+func (d *daemon) withKnown(c *config.Config) *config.Config {
+	old := d.config.Load()
+	if old == nil {
+		return c
+	}
+	has := func(list []config.Etcd, name string) bool {
+		return slices.ContainsFunc(list, func(e config.Etcd) bool { return e.Name == name })
+	}
+	more := *c
+	more.Etcd = slices.Clone(c.Etcd)
+	for _, e := range old.Etcd {
+		if !has(d.file.Etcd, e.Name) && !has(more.Etcd, e.Name) {
+			more.Etcd = append(more.Etcd, e)
+		}
+	}
+	return &more
 }
 
 func (d *daemon) status() *status.Status {

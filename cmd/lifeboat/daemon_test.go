@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// SIGHUP while the API server's manifest is away, as in a repair, stops no
+// backup of the etcd clusters that it named.
+func TestAReloadKeepsTheEtcdClustersThatWereDiscovered(t *testing.T) {
+	dir := t.TempDir()
+	pod := filepath.Join(dir, "etc/kubernetes/manifests/kube-apiserver.yaml")
+	if err := os.MkdirAll(filepath.Dir(pod), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver}\nspec:\n  containers:\n  - name: kube-apiserver\n    image: x\n" +
+		"    command: [kube-apiserver, --etcd-servers=http://127.0.0.1:2379, '--etcd-servers-overrides=/events#http://127.0.0.1:2479']\n"
+	if err := os.WriteFile(pod, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "config.yaml")
+	configure := func(named string) {
+		t.Helper()
+		text := fmt.Sprintf("cluster: test\nnode: cp1\ndiscover: true\netcd: [{name: %s, endpoints: ['http://127.0.0.1:2579']}]\n"+
+			"host: {root: %s}\nstores: [{url: 'file://%s/store'}]\nrecipients: [age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]\n"+
+			"signing: {keyFile: key, trustFile: trust}\nstateDir: state\n", named, dir, dir)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := &daemon{app: &app{configPath: path}, log: slog.New(slog.DiscardHandler)}
+	read := func() []string {
+		t.Helper()
+		file, c, err := d.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.file = file
+		d.config.Store(c)
+		return names(c)
+	}
+	configure("by-hand")
+	if got := read(); !slices.Equal(got, []string{"by-hand", "main", "events"}) {
+		t.Fatalf("at the start: %q", got)
+	}
+	if err := os.Remove(pod); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := read(); !slices.Equal(got, []string{"by-hand", "main", "events"}) {
+			t.Errorf("without the manifest: %q", got)
+		}
+	}
+	// What the file itself names no more was dropped on purpose.
+	configure("other")
+	if got := read(); !slices.Equal(got, []string{"other", "main", "events"}) {
+		t.Errorf("after a change by hand: %q", got)
+	}
+}
