@@ -48,7 +48,7 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 	draft.Etcd.Rate = rate(draft, before)
 	if r.Unattended {
 		for i, m := range before {
-			if m != nil && overtakes(m, draft) {
+			if m != nil && overtakes(m, draft, r.now()) {
 				taken.data.errs[i] = fmt.Errorf("%w: backup %s of %s", ErrOvertaken, m.ID, m.Created.Format(time.RFC3339))
 			}
 		}
@@ -285,10 +285,16 @@ func rate(draft *manifest.Manifest, before []*manifest.Manifest) float64 {
 	return 0
 }
 
+// clocksApart is how far another machine's clock may be ahead of ours where its
+// times are believed.
+const clocksApart = 10 * time.Minute
+
 // overtakes reports whether a full of the same etcd cluster makes the draft
 // pointless: its capture began later and reached no less. One that is less than
-// it should be makes nothing pointless that is whole.
-func overtakes(newer, draft *manifest.Manifest) bool {
-	return newer.Created.After(draft.Created) && newer.Etcd.Revision >= draft.Etcd.Revision &&
-		(len(newer.Degraded) == 0 || len(draft.Degraded) > 0)
+// it should be makes nothing pointless that is whole. One from the future was
+// dated by a clock that was wrong: it may be of long ago, from before an etcd
+// that went back, and would hold up every full until its date.
+func overtakes(newer, draft *manifest.Manifest, now time.Time) bool {
+	return newer.Created.After(draft.Created) && !newer.Created.After(now.Add(clocksApart)) &&
+		newer.Etcd.Revision >= draft.Etcd.Revision && (len(newer.Degraded) == 0 || len(draft.Degraded) > 0)
 }

@@ -79,6 +79,27 @@ func TestAFullThatAnotherOvertookIsDroppedUnlessAPersonAskedForIt(t *testing.T) 
 	}
 }
 
+// A full that was taken while a clock was a year ahead is no newer than any of
+// that year.
+func TestAFullFromTheFutureOvertakesNothing(t *testing.T) {
+	live := cluster.StartBinary(t, "3.6", cluster.Options{})
+	config := etcd.Config{Name: "main", Endpoints: live.Endpoints()}
+	limits := etcd.Limits{Call: 5 * time.Second, MaxStall: time.Second}
+	w, store := newWorld(t), memory.New()
+	wrong := w.runner(t, store)
+	wrong.Now = func() time.Time { return time.Now().AddDate(1, 0, 0) }
+	if _, err := wrong.Etcd(t.Context(), config, limits); err != nil {
+		t.Fatal(err)
+	}
+	right := w.runner(t, store)
+	right.Unattended = true
+	result, err := right.Etcd(t.Context(), config, limits)
+	if err != nil || result.Overtaken || result.Manifest == nil {
+		t.Errorf("%+v, %v", result, err)
+	}
+	w.verified(t, store)
+}
+
 // The survey's callers wait once for all members that are gone.
 func TestDeadMembersCostOneCallTogether(t *testing.T) {
 	live := cluster.StartBinary(t, "3.6", cluster.Options{Members: 3})
