@@ -27,8 +27,11 @@ import (
 // chains, in stores that go down and lose answers, with clocks that jump and
 // agents that die. At the end every chain verifies, and is one chain.
 func TestSimulationWithTheRealRepository(t *testing.T) {
-	const seeds, days = 24, 3
-	fulls := 0
+	const days = 3
+	seeds, fulls := 24, 0
+	if testing.Short() {
+		seeds = 6
+	}
 	for seed := range uint64(seeds) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newStoredWorld(t, seed)

@@ -48,6 +48,10 @@ func TestSimulation(t *testing.T) {
 		}
 		seeds = n
 	}
+	years := *yearsFlag
+	if testing.Short() { // for the race detector, which needs many worlds less than it needs time
+		seeds, years = min(seeds, 10), 0
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are small and short
 	type life struct {
 		seed uint64
@@ -56,7 +60,7 @@ func TestSimulation(t *testing.T) {
 	work := make(chan life)
 	go func() {
 		defer close(work)
-		for i := range *yearsFlag { // the long ones first: no one waits for the last
+		for i := range years { // the long ones first: no one waits for the last
 			work <- life{uint64(1_000_000 + i), 365}
 		}
 		for i := range seeds {
@@ -99,6 +103,9 @@ func TestSimulation(t *testing.T) {
 
 // TestTheSimulationNoticesBrokenAgents shows that the invariants can fail.
 func TestTheSimulationNoticesBrokenAgents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short")
+	}
 	const most = 60 // seeds
 	for name, c := range map[string]struct {
 		tweaks tweaks
