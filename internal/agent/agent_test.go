@@ -399,6 +399,30 @@ func TestOnceServesWhatIsDueAndWaitsForNobody(t *testing.T) {
 	})
 }
 
+// A timer starts nothing while the last start has not ended.
+func TestOnceDoesNotWaitForWorkThatDoesNotStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		f := &fake{full: func(context.Context) (*Outcome, error) { <-free; return nil, nil }}
+		c := testConfig(t)
+		c.Schedule.Files = "@every 1h"
+		a, err := newAgent(Options{Config: c, Works: f}, &shelfInMemory{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		began := time.Now()
+		if err := a.Once(ctx); !errors.Is(err, errStuck) || ctx.Err() != nil {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(began); took > 2*time.Hour || f.count("files") != 1 {
+			t.Errorf("it took %s, calls %v", took, f.calls)
+		}
+		close(free)
+	})
+}
+
 func TestOnlyTheStewardPrunesAndVerifiesAll(t *testing.T) {
 	for node, want := range map[string]struct {
 		prunes int

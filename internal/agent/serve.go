@@ -34,7 +34,7 @@ func (a *Agent) serve(ctx context.Context, j *job) error {
 	run := newRun(j.target, started, a.mono()-began, o, ctx, limited)
 	a.report(j, o.err)
 	a.finish(j, run, o.value, began, back)
-	if !back && ctx.Err() == nil {
+	if !back && ctx.Err() == nil && !a.once { // Once ends with it, and that frees it
 		a.leave(ctx, j, done)
 	}
 	if ctx.Err() == nil {
