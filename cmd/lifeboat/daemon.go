@@ -8,9 +8,11 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"lifeboat/internal/agent"
 	"lifeboat/internal/agent/work"
@@ -303,7 +305,7 @@ func (d *daemon) tell(ctx context.Context) {
 	for {
 		current := map[string]status.Problem{}
 		for _, p := range d.agent.Status().Problems {
-			key := p.Subject + "\x00" + string(p.Severity)
+			key := problemKey(p)
 			current[key] = p
 			if _, known := told[key]; !known {
 				d.log.Warn("a problem", "severity", p.Severity, "subject", p.Subject, "message", p.Message)
@@ -311,7 +313,7 @@ func (d *daemon) tell(ctx context.Context) {
 		}
 		for key, p := range told {
 			if _, still := current[key]; !still {
-				d.log.Info("a problem is gone", "subject", p.Subject)
+				d.log.Info("a problem is gone", "subject", p.Subject, "message", p.Message)
 			}
 		}
 		told = current
@@ -321,4 +323,16 @@ func (d *daemon) tell(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// problemKey is what two tellings of one problem have in common: all but the
+// numbers and times in it. One subject may have several problems.
+func problemKey(p status.Problem) string {
+	message := strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, p.Message)
+	return p.Subject + "\x00" + string(p.Severity) + "\x00" + message
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"lifeboat/internal/status"
 )
 
 // SIGHUP while the API server's manifest is away, as in a repair, stops no
@@ -59,5 +61,20 @@ func TestAReloadKeepsTheEtcdClustersThatWereDiscovered(t *testing.T) {
 	configure("other")
 	if got := read(); !slices.Equal(got, []string{"other", "main", "events"}) {
 		t.Errorf("after a change by hand: %q", got)
+	}
+}
+
+// The second thing that is wrong with a chain is told too, and neither every
+// ten seconds.
+func TestEachProblemIsLoggedOnce(t *testing.T) {
+	p := func(message string) status.Problem {
+		return status.Problem{Severity: status.Critical, Subject: "etcd/main", Message: message}
+	}
+	overdue := problemKey(p("the newest backup is of 2026-03-01T06:00:03Z and a later one is overdue"))
+	if overdue == problemKey(p("the chain in s3://a does not verify: manifest 7 is gone")) {
+		t.Error("two problems of one subject are taken for one")
+	}
+	if overdue != problemKey(p("the newest backup is of 2026-03-02T12:00:04Z and a later one is overdue")) {
+		t.Error("the same with another time is taken for another")
 	}
 }
