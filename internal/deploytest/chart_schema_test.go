@@ -69,6 +69,7 @@ func exact() map[string]schema {
 			"path":        schema{"type": "string", "pattern": "^/."},
 			"type":        text("Directory", "DirectoryOrCreate"),
 			"propagation": text("None", "HostToContainer"),
+			"hide":        schema{"type": "array", "items": schema{"type": "string", "pattern": "^[^/]"}},
 		}),
 		"stateDir.hostPath":               schema{"type": "string", "pattern": "^/."},
 		"goMemLimit":                      schema{"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"},

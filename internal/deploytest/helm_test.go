@@ -88,6 +88,7 @@ func TestTheAgentsPodsMayDoNothingButRead(t *testing.T) {
 func checkMounts(t *testing.T, file string, p object) {
 	t.Helper()
 	volumes := p.list("volumes")
+	var hidden []string
 	for _, m := range p.list("containers.0.volumeMounts") {
 		v := named(volumes, fmt.Sprint(m["name"]))
 		at := fmt.Sprint(m["mountPath"])
@@ -111,6 +112,8 @@ func checkMounts(t *testing.T, file string, p object) {
 			if m["mountPropagation"] == "Bidirectional" || m["mountPropagation"] != nil && m["recursiveReadOnly"] != nil {
 				t.Errorf("%s: %v", file, m)
 			}
+		case v["emptyDir"] != nil:
+			hidden = append(hidden, at)
 		case v["projected"] != nil:
 			if at != "/etc/lifeboat" || v.at("projected.defaultMode") != float64(0o400) {
 				t.Errorf("%s: %s has mode %v", file, at, v.at("projected.defaultMode"))
@@ -119,8 +122,14 @@ func checkMounts(t *testing.T, file string, p object) {
 			t.Errorf("%s: %s is of an unexpected kind: %v", file, at, v)
 		}
 	}
-	if len(p.list("containers.0.volumeMounts")) != len(volumes) {
+	if want := len(volumes) + max(0, len(hidden)-1); len(p.list("containers.0.volumeMounts")) != want {
 		t.Errorf("%s: %d mounts of %d volumes", file, len(p.list("containers.0.volumeMounts")), len(volumes))
+	}
+	// Else the agent would see, and could change, every other pod's volumes.
+	for _, want := range []string{"/host/var/lib/kubelet/pods", "/host/var/lib/kubelet/plugins"} {
+		if named(volumes, "host-root") == nil && !slices.Contains(hidden, want) {
+			t.Errorf("%s: the pods see %s", file, want)
+		}
 	}
 }
 
@@ -143,6 +152,7 @@ func TestWhatIsMountedBelowTheFoldersIsReadOnlyWhereKubernetesCanDoThat(t *testi
 	for version, want := range map[string]any{"1.30.0": nil, "1.31.0": "IfPossible", "1.36.3": "IfPossible"} {
 		for _, m := range pod(t, rendered(t, "--kube-version", version)).list("containers.0.volumeMounts") {
 			switch at := fmt.Sprint(m["mountPath"]); {
+			case m["name"] == "nothing":
 			case at == "/host/var/lib/kubelet":
 				if m["recursiveReadOnly"] != nil || m["mountPropagation"] != "HostToContainer" {
 					t.Errorf("%s: %v", version, m)
@@ -263,6 +273,8 @@ func TestMistakesInTheValuesAreRefused(t *testing.T) {
 		"a mode of mounting there is not":  {[]string{"--set", "host.mount=all"}, "mount"},
 		"a place the pods don't have":      {[]string{"--set", "config.stateDir=/data"}, "stateDir.hostPath"},
 		"a root the pods don't have":       {[]string{"--set", "config.host.root=/"}, "/host"},
+		"a token Prometheus doesn't know":  {[]string{"--set", "config.http.tokenFile=token", "--set", "metrics.podMonitor.enabled=true"}, "http.tokenSecret"},
+		"a folder to hide from the root":   {[]string{"--set-json", `host.paths=[{"path":"/etc","hide":["/x"]}]`}, "hide"},
 		"both kinds of another's settings": {[]string{"--set", "existingConfig.configMap=a", "--set", "existingConfig.secret=b"}, "existingConfig"},
 	} {
 		_, err := template(t, append(minimal(), c.args...)...)
@@ -328,6 +340,35 @@ func TestProbesAndMonitorsFollowTheListener(t *testing.T) {
 		}
 		if c.scheme != nil && kind(t, objects, "PodMonitor").at("spec.podMetricsEndpoints.0.scheme") != "https" {
 			t.Errorf("%s: Prometheus asks without TLS", name)
+		}
+	}
+}
+
+func TestPrometheusSendsTheToken(t *testing.T) {
+	objects := rendered(t, "--set", "metrics.podMonitor.enabled=true", "--set", "metrics.serviceMonitor.enabled=true", "--set", "http.tokenSecret=web", "--set", "http.tokenKey=word")
+	want := map[string]any{"type": "Bearer", "credentials": map[string]any{"name": "web", "key": "word"}}
+	for _, got := range []any{
+		kind(t, objects, "PodMonitor").at("spec.podMetricsEndpoints.0.authorization"),
+		kind(t, objects, "ServiceMonitor").at("spec.endpoints.0.authorization"),
+	} {
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	c, err := config.Parse([]byte(configuration(t, objects)))
+	if err != nil || c.HTTP.TokenFile != "/etc/lifeboat/http-token" {
+		t.Errorf("the agent asks for no token: %+v, %v", c, err)
+	}
+}
+
+func TestNamesAreNoLongerThanKubernetesTakes(t *testing.T) {
+	for _, o := range rendered(t, "--set", "prune.enabled=true", "--set", "fullnameOverride="+strings.Repeat("long-", 20)+"name") {
+		limit := 63
+		if o["kind"] == "CronJob" {
+			limit = 52 // the job's own name adds a time
+		}
+		if len(o.name()) > limit || strings.HasSuffix(o.name(), "-") {
+			t.Errorf("%s %s has %d characters, at most %d can be", o["kind"], o.name(), len(o.name()), limit)
 		}
 	}
 }

@@ -5,6 +5,7 @@ package deploytest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -95,6 +96,44 @@ func TestTheBaseIsWhatTheChartInstalls(t *testing.T) {
 	}
 }
 
+// With TLS kubelet must ask over HTTPS, or it kills the pods; with a token
+// Prometheus must send it.
+func TestTheAccessComponentIsWhatTheChartMakesOfItsSecrets(t *testing.T) {
+	chart := rendered(t, "--set", "metrics.podMonitor.enabled=true", "--set", "http.tlsSecret=lifeboat-tls", "--set", "http.tokenSecret=lifeboat-http")
+	for name, components := range map[string][]string{"with monitoring": {"monitoring", "access"}, "without": {"access"}} {
+		above, err := filepath.Abs(deploy("kustomize"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		up, err := filepath.Rel(dir, above)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := "resources: [" + filepath.Join(up, "base") + "]\ncomponents:\n"
+		for _, c := range components {
+			text += "  - " + filepath.Join(up, "components", c) + "\n"
+		}
+		if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := run(t, tool(t, "kustomize"), "build", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects := parse(t, out)
+		if diff := cmp.Diff(pod(t, chart), pod(t, objects)); diff != "" {
+			t.Errorf("%s: the pods are not the chart's (-chart +component):\n%s", name, diff)
+		}
+		if !has(objects, "PodMonitor") {
+			continue
+		}
+		if diff := cmp.Diff(kind(t, chart, "PodMonitor").part("spec"), kind(t, objects, "PodMonitor").part("spec")); diff != "" {
+			t.Errorf("%s: Prometheus asks otherwise (-chart +component):\n%s", name, diff)
+		}
+	}
+}
+
 func TestTheExampleOverlayBuildsAConfigurationThatRollsPods(t *testing.T) {
 	objects := kustomized(t, "overlays/example")
 	maps := map[string]object{}
@@ -151,7 +190,7 @@ func TestTheStaticPodIsTheDaemonSetsPod(t *testing.T) {
 		delete(want, field)
 	}
 	for _, v := range got.list("volumes") {
-		if v["hostPath"] == nil {
+		if v["hostPath"] == nil && v["emptyDir"] == nil {
 			t.Errorf("a static pod can't mount %v", v)
 		}
 	}

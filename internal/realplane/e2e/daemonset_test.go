@@ -269,14 +269,25 @@ func checkRights(t *testing.T, m *realplane.Machine) {
 		fields := strings.Fields(line)
 		at, options := fields[4], fields[5]
 		// Pods' volumes come and go with kubelet's own mounts: Kubernetes can't let a
-		// mount follow the host's and make what comes in read-only. See the chart's
-		// values, host.paths.
+		// mount follow the host's and make what comes in read-only. They lie below an
+		// empty folder: see below.
 		if strings.HasPrefix(at, "/host/var/lib/kubelet/pods/") {
 			continue
 		}
 		if (at == "/" || at == "/host" || strings.HasPrefix(at, "/host/")) && !strings.HasPrefix(options, "ro") {
 			t.Errorf("the agent may write to %s (%s)", at, options)
 		}
+	}
+	hidden := 0
+	for _, folder := range []string{"pods", "plugins"} {
+		inside := "/host/var/lib/kubelet/" + folder
+		if seen := m.Run("ls", "-A", "/proc/"+pid+"/root"+inside); seen != "" {
+			t.Errorf("the agent sees in %s:\n%s", inside, seen)
+		}
+		hidden += len(strings.Fields(m.Run("ls", "-A", strings.TrimPrefix(inside, "/host"))))
+	}
+	if hidden == 0 {
+		t.Error("there is nothing that could have been seen")
 	}
 	t.Logf("memory of the agent: %s now, %s at most", values["VmRSS"], values["VmHWM"])
 }

@@ -2,13 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- /* A CronJob's name has 52 characters at most, and ends in -prune. */ -}}
 {{- define "lifeboat.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
 {{- else if contains (include "lifeboat.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "lifeboat.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "lifeboat.name" .) | trunc 46 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -60,7 +61,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- if not .Values.config.recipients }}{{ fail "config.recipients: name at least one, or nobody could open a backup; lifeboat init prints it" }}{{ end -}}
 {{- if ne (toString .Values.config.host.root) "/host" }}{{ fail "config.host.root: the pods see the host's files at /host" }}{{ end -}}
 {{- if ne (toString .Values.config.stateDir) "/var/lib/lifeboat" }}{{ fail "config.stateDir: the pods have it at /var/lib/lifeboat; stateDir.hostPath says where that is on the node" }}{{ end -}}
+{{- if and (dig "http" "tokenFile" "" .Values.config) (not .Values.http.tokenSecret) (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) }}{{ fail "config.http.tokenFile: Prometheus must send the token, too: name its Secret in http.tokenSecret instead" }}{{ end -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Whether something below a host's folder is hidden from the pods. */ -}}
+{{- define "lifeboat.hides" -}}
+{{- range .Values.host.paths }}{{ if .hide }}true{{ end }}{{ end -}}
 {{- end -}}
 
 {{- /* The port of config.http.listen, empty if the server is off. */ -}}
