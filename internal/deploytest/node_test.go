@@ -177,6 +177,7 @@ func TestTheDocumentsEditsMakeAConfigurationThatFits(t *testing.T) {
 		keys := filepath.Join(t.TempDir(), "kit")
 		lifeboat("", "init", "--cluster", "prod", "--store", "s3://b/p", "--out", keys, "--node", "cp1")
 		file := filepath.Join(keys, "config.yaml")
+		edit(t, file, "stateDir", "/home/somebody/.local/state/lifeboat") // as init writes it for who is not root
 		out, err := exec.Command("sh", "-c", strings.ReplaceAll(edits[name], "/etc/lifeboat/config.yaml", file)).CombinedOutput()
 		if err != nil || edits[name] == "" {
 			t.Fatalf("%s: %v\n%s", edits[name], err, out)
@@ -191,6 +192,10 @@ func TestTheDocumentsEditsMakeAConfigurationThatFits(t *testing.T) {
 		}
 		if !c.Discover || c.Node != "" || c.Host.Root != root {
 			t.Errorf("%s: discover %v, node %q, root %q", name, c.Discover, c.Node, c.Host.Root)
+		}
+		// What the pod mounts and the unit may write; and the nodes' role can't delete.
+		if c.StateDir != "/var/lib/lifeboat" || c.Schedule.Prune != "" {
+			t.Errorf("%s: stateDir %s, prune %q", name, c.StateDir, c.Schedule.Prune)
 		}
 	}
 }
