@@ -273,6 +273,8 @@ func TestMistakesInTheValuesAreRefused(t *testing.T) {
 		"a mode of mounting there is not":  {[]string{"--set", "host.mount=all"}, "mount"},
 		"a place the pods don't have":      {[]string{"--set", "config.stateDir=/data"}, "stateDir.hostPath"},
 		"a root the pods don't have":       {[]string{"--set", "config.host.root=/"}, "/host"},
+		"a port that is none":              {[]string{"--set-string", "config.http.listen=9478"}, "config.http.listen"},
+		"a port by its name":               {[]string{"--set", "config.http.listen=:http"}, "config.http.listen"},
 		"a token Prometheus doesn't know":  {[]string{"--set", "config.http.tokenFile=token", "--set", "metrics.podMonitor.enabled=true"}, "http.tokenSecret"},
 		"a folder to hide from the root":   {[]string{"--set-json", `host.paths=[{"path":"/etc","hide":["/x"]}]`}, "hide"},
 		"both kinds of another's settings": {[]string{"--set", "existingConfig.configMap=a", "--set", "existingConfig.secret=b"}, "existingConfig"},

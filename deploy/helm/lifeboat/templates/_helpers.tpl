@@ -61,6 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- if not .Values.config.recipients }}{{ fail "config.recipients: name at least one, or nobody could open a backup; lifeboat init prints it" }}{{ end -}}
 {{- if ne (toString .Values.config.host.root) "/host" }}{{ fail "config.host.root: the pods see the host's files at /host" }}{{ end -}}
 {{- if ne (toString .Values.config.stateDir) "/var/lib/lifeboat" }}{{ fail "config.stateDir: the pods have it at /var/lib/lifeboat; stateDir.hostPath says where that is on the node" }}{{ end -}}
+{{- with dig "http" "listen" "" .Values.config }}{{ if not (regexMatch ":[0-9]+$" .) }}{{ fail "config.http.listen: give HOST:PORT with a number, such as :9478; probes and monitors need it" }}{{ end }}{{ end -}}
 {{- if and (dig "http" "tokenFile" "" .Values.config) (not .Values.http.tokenSecret) (or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled) }}{{ fail "config.http.tokenFile: Prometheus must send the token, too: name its Secret in http.tokenSecret instead" }}{{ end -}}
 {{- end -}}
 {{- end -}}
