@@ -40,8 +40,8 @@ const failedAttempts = 3
 // other chains, and leaves the draft as it is.
 //
 // Calling it again with the same draft after an error is safe: a commit that
-// took effect is found by its id. It fails with ErrSuperseded, ErrTooOld or
-// ErrNoSigner when there is no point in trying again.
+// took effect is found by its id. It fails with ErrSuperseded, ErrTooOld,
+// ErrReplaced or ErrNoSigner when there is no point in trying again.
 func (r *Repository) Commit(ctx context.Context, draft *manifest.Manifest) (*Committed, error) {
 	c := &commit{
 		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects, depth: depth{tail: true},
@@ -260,11 +260,15 @@ func indexFor(view *View, kind manifest.Kind) []manifest.Entry {
 // an index: some 40 KB.
 const alwaysIndexed = 256
 
+// ErrReplaced: the etcd that a full is of was replaced while it was on its way.
+var ErrReplaced = errors.New("a full of another etcd cluster is there, whose capture began later: take a new backup")
+
 // epoch is the view's, or the next when a full shows that etcd's history is
 // another one: its cluster id changed, or its revision went back. Two captures
 // may overlap and commit in the opposite order, and a degraded one may be of a
 // member that lags: only a whole capture that began after the newest one can
-// say that the revision went back.
+// say that the revision went back. A full of the history before, by a writer that
+// slept while etcd was replaced, must not become the newest history.
 func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Manifest) (uint64, error) {
 	if view.Head == nil {
 		return 1, nil
@@ -279,6 +283,17 @@ func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Mani
 	}
 	newest := newestOf(recent)
 	if newest != nil && newest.Etcd.ClusterID != draft.Etcd.ClusterID {
+		// A time from the future says nothing, and a cluster that the chain does
+		// not know is the new one, however wrong its node's clock is.
+		if draft.Created.Before(newest.Created) && !newest.Created.After(r.now().Add(skewMargin)) {
+			known, err := r.knowsCluster(ctx, view, draft.Etcd.ClusterID)
+			if err != nil {
+				return 0, err
+			}
+			if known {
+				return 0, fmt.Errorf("%w: backup %s of %s", ErrReplaced, newest.ID, newest.Created.Format(time.RFC3339))
+			}
+		}
 		return epoch + 1, nil
 	}
 	if newest == nil || len(draft.Degraded) > 0 || !draft.Created.After(newest.Created) {

@@ -60,6 +60,30 @@ func (r *Repository) recentFulls(ctx context.Context, view *View) ([]*manifest.M
 	return recent, nil
 }
 
+// knowsCluster reports whether one of the chain's last fulls is of an etcd cluster.
+func (r *Repository) knowsCluster(ctx context.Context, view *View, id manifest.EtcdID) (bool, error) {
+	fulls := 0
+	for _, e := range slices.Backward(view.st.live) {
+		if e.Kind != manifest.KindFull {
+			continue
+		}
+		if fulls++; fulls > mostRecent {
+			break
+		}
+		s := view.st.slots[e.Sequence]
+		if s == nil {
+			var err error
+			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
+				return false, err
+			}
+		}
+		if s.m != nil && s.m.Etcd != nil && s.m.Etcd.ClusterID == id {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // newestOf is the full whose capture began last.
 func newestOf(list []*manifest.Manifest) (newest *manifest.Manifest) {
 	for _, m := range list {

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -50,6 +51,51 @@ func TestOnlyAWholeCaptureAfterTheNewestTellsThatHistoryWentBack(t *testing.T) {
 				t.Errorf("the newest full is %+v, error %v; want the one at %d", newest, err, last.rev)
 			}
 			w.clean(r)
+		})
+	}
+}
+
+// An agent that slept while etcd was restored must not put the old history over
+// the new one. The restored etcd's own backups count, however wrong a clock is.
+func TestALateFullOfTheEtcdBeforeIsRefused(t *testing.T) {
+	const old, restored = 1, 2
+	type capture struct {
+		minute  int
+		cluster manifest.EtcdID
+	}
+	for name, c := range map[string]struct {
+		before []capture
+		last   capture
+		want   error
+		epoch  uint64
+	}{
+		"of the etcd before, begun before":            {[]capture{{0, old}, {20, restored}}, capture{10, old}, ErrReplaced, 0},
+		"of the etcd before, begun after":             {[]capture{{0, old}, {20, restored}}, capture{25, old}, nil, 3},
+		"of the restored one, by a clock that lags":   {[]capture{{0, old}, {20, old}}, capture{10, restored}, nil, 2},
+		"of the etcd before, and one from the future": {[]capture{{0, old}, {600, restored}}, capture{10, old}, nil, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			r := w.open()
+			begin := w.clock.now()
+			w.clock.forward(30 * time.Minute)
+			take := func(c capture) func(*manifest.Manifest) {
+				return func(m *manifest.Manifest) {
+					m.Created, m.Etcd.ClusterID = begin.Add(time.Duration(c.minute)*time.Minute), c.cluster
+				}
+			}
+			for _, c := range c.before {
+				w.full(r, take(c))
+			}
+			draft, data := w.draft(etcdMain, manifest.KindFull)
+			take(c.last)(draft)
+			if err := put(t.Context(), r, draft, data); err != nil {
+				t.Fatal(err)
+			}
+			done, err := r.Commit(t.Context(), draft)
+			if !errors.Is(err, c.want) || err == nil && done.Manifest.Epoch != c.epoch {
+				t.Errorf("%+v, %v; want epoch %d, %v", done, err, c.epoch, c.want)
+			}
 		})
 	}
 }
