@@ -103,6 +103,26 @@ func TestTheUnitRunsWhatTheProgramHas(t *testing.T) {
 	lifeboat("read configuration", "prune", "--config=/nonexistent/config.yaml", "--yes")
 }
 
+// An agent that is killed at the moment when it would give up on what hangs
+// never says what that was, and loses its journal's last lines.
+func TestTheAgentHasTheTimeToEndByItself(t *testing.T) {
+	const farewell, rest = 30, 10 // seconds: agent.Options.Farewell's default; the server, the journal
+	if got, _ := pod(t, rendered(t))["terminationGracePeriodSeconds"].(float64); got < farewell+rest {
+		t.Errorf("the pods are killed after %v s", got)
+	}
+	for _, unit := range []string{"lifeboat.service", "lifeboat-once.service"} {
+		text, err := os.ReadFile(deploy("systemd", unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got int
+		_, after, _ := strings.Cut(string(text), "\nTimeoutStopSec=")
+		if _, err := fmt.Sscan(after, &got); err != nil || got < farewell+rest {
+			t.Errorf("%s is killed after %d s (%v)", unit, got, err)
+		}
+	}
+}
+
 // expand resolves systemd's groups of system calls.
 func expand(t *testing.T, group string) map[string]bool {
 	t.Helper()
