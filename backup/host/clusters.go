@@ -15,26 +15,29 @@ type EtcdCluster struct {
 
 // Clusters lists the etcd clusters that the API server below root uses: the main
 // one, and those of its --etcd-servers-overrides. The API server's flags name
-// the certificates for all that are not the main one in a pod beside it.
-func Clusters(root string) ([]EtcdCluster, error) {
+// the certificates for all that are not the main one in a pod beside it. Without
+// an API server, whose manifest may be away for a repair, the list has the etcd
+// beside it alone and is not complete.
+func Clusters(root string) (list []EtcdCluster, complete bool, err error) {
 	d, err := Discover(root)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	t, err := openTree(root)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer t.close()
 	main := EtcdCluster{Name: "main", Endpoints: d.EtcdEndpoints, CAFile: d.CAFile, CertFile: d.CertFile, KeyFile: d.KeyFile}
 	client := main
-	if _, api := programs(readPods(t)); api != nil && api.option("etcd-certfile") != "" {
+	_, api := programs(readPods(t))
+	if api != nil && api.option("etcd-certfile") != "" {
 		client.CAFile, client.CertFile, client.KeyFile = onHost(api, "etcd-cafile"), onHost(api, "etcd-certfile"), onHost(api, "etcd-keyfile")
 		for _, file := range []*string{&client.CAFile, &client.CertFile, &client.KeyFile} {
 			t.join(root, file)
 		}
 	}
-	return append([]EtcdCluster{main}, overrides(d.EtcdServersOverrides, client)...), nil
+	return append([]EtcdCluster{main}, overrides(d.EtcdServersOverrides, client)...), api != nil, nil
 }
 
 // overrides takes apart what --etcd-servers-overrides says: "group/resource#URL;URL"

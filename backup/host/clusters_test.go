@@ -55,8 +55,11 @@ func TestEveryEtcdOfTheAPIServerIsFound(t *testing.T) {
 				flags = append(flags, "--etcd-servers-overrides="+test.overrides)
 			}
 			apiServer(t, root, flags...)
-			got, err := Clusters(root)
+			got, complete, err := Clusters(root)
 			must(t, err)
+			if !complete {
+				t.Error("the API server was not seen")
+			}
 			for i := range got {
 				for _, file := range []*string{&got[i].CAFile, &got[i].CertFile, &got[i].KeyFile} {
 					*file = strings.TrimPrefix(*file, root)
@@ -79,7 +82,7 @@ func TestTheMainEtcdOfTwoPodsIsTheOneThatTheAPIServerNames(t *testing.T) {
 	etcd("etcd", "2379")
 	etcd("etcd-events", "2479")
 	apiServer(t, root, "--etcd-servers=https://127.0.0.1:2379", "--etcd-servers-overrides=/events#https://127.0.0.1:2479")
-	got, err := Clusters(root)
+	got, _, err := Clusters(root)
 	must(t, err)
 	if len(got) != 2 || got[0].Endpoints[0] != "https://127.0.0.1:2379" || got[1].Name != "events" || got[1].Endpoints[0] != "https://127.0.0.1:2479" {
 		t.Errorf("got %+v", got)

@@ -88,12 +88,20 @@ func (d *daemon) read() (file, c *config.Config, err error) {
 			return nil, nil, fmt.Errorf("%w: --node: %w", errUsage, err)
 		}
 	}
-	c, err = session.Discovered(file)
+	return file, d.discovered(file), nil
+}
+
+// discovered adds the etcd clusters that the API server uses, and as long as it
+// can't be asked for all, those that it used before.
+func (d *daemon) discovered(file *config.Config) *config.Config {
+	c, complete, err := session.Discovered(file)
 	if err != nil {
 		d.log.Warn("etcd clusters can't be discovered", "error", err)
+	}
+	if !complete {
 		c = d.withKnown(c)
 	}
-	return file, c, nil
+	return c
 }
 
 // withKnown adds the etcd clusters that were discovered earlier.
@@ -233,11 +241,7 @@ func (d *daemon) fits(c *config.Config) error {
 // discover takes etcd clusters that have come, gone or moved. What can't be
 // read leaves those that are known.
 func (d *daemon) discover(ctx context.Context) {
-	c, err := session.Discovered(d.file)
-	if err != nil {
-		d.log.Warn("etcd clusters can't be discovered", "error", err)
-		return
-	}
+	c := d.discovered(d.file)
 	if reflect.DeepEqual(c.Etcd, d.config.Load().Etcd) {
 		return
 	}

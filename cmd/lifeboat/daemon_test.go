@@ -57,6 +57,15 @@ func TestAReloadKeepsTheEtcdClustersThatWereDiscovered(t *testing.T) {
 			t.Errorf("without the manifest: %q", got)
 		}
 	}
+	// The etcd beside it is still there, and tells nothing of the others.
+	etcd := "apiVersion: v1\nkind: Pod\nmetadata: {name: etcd}\nspec:\n  containers:\n  - name: etcd\n    image: x\n" +
+		"    command: [etcd, --data-dir=/var/lib/etcd, '--listen-client-urls=http://127.0.0.1:2379']\n"
+	if err := os.WriteFile(filepath.Join(filepath.Dir(pod), "etcd.yaml"), []byte(etcd), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(); !slices.Equal(got, []string{"by-hand", "main", "events"}) {
+		t.Errorf("without the API server's manifest: %q", got)
+	}
 	// What the file itself names no more was dropped on purpose.
 	configure("other")
 	if got := read(); !slices.Equal(got, []string{"other", "main", "events"}) {

@@ -38,7 +38,7 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c, err = session.Discovered(c); err != nil {
+	if c, _, err = session.Discovered(c); err != nil {
 		a.warn("%v", err)
 	}
 	findings := doctor.Run(ctx, doctor.Options{

@@ -74,7 +74,7 @@ func (a *app) runner(ctx context.Context) (*backup.Runner, *session.Session, err
 	if err != nil {
 		return nil, nil, err
 	}
-	if c, err = session.Discovered(c); err != nil {
+	if c, _, err = session.Discovered(c); err != nil {
 		a.warn("%v", err)
 	}
 	s, err := session.OpenToWrite(ctx, c, a.options())

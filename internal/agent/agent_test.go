@@ -423,6 +423,32 @@ func TestOnceDoesNotWaitForWorkThatDoesNotStop(t *testing.T) {
 	})
 }
 
+func TestOnceDoesNotWaitForATimeThatIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		newest := time.Now().AddDate(10, 0, 0)
+		f := &fake{picture: func() (*Picture, error) {
+			return &Picture{Stores: []StorePicture{holding("s3://a", map[manifest.Chain]time.Time{"etcd/main": newest})}}, nil
+		}}
+		once := func() {
+			t.Helper()
+			a, err := newAgent(Options{Config: testConfig(t), Works: f}, &shelfInMemory{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Once(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if once(); f.count("full main") != 1 {
+			t.Errorf("%d fulls, since the newest is of a time to come", f.count("full main"))
+		}
+		newest = time.Now().Add(time.Minute) // clocks differ a little
+		if once(); f.count("full main") != 1 {
+			t.Errorf("%d fulls", f.count("full main"))
+		}
+	})
+}
+
 func TestOnlyTheStewardPrunesAndVerifiesAll(t *testing.T) {
 	for node, want := range map[string]struct {
 		prunes int

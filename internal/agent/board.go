@@ -156,7 +156,8 @@ func (b *board) chains() []manifest.Chain {
 }
 
 // steward is the node whose agent verifies and prunes for all: the first by name
-// whose own chain is not late. Empty: nobody is known to work, so everybody is.
+// whose own chain is in time for a backup that was promised. Files that were
+// backed up by hand promise none. Empty: nobody is known to work, so everybody is.
 func (b *board) steward() string {
 	b.derive()
 	return b.keeper
@@ -193,7 +194,7 @@ func (b *board) findSteward() string {
 	for _, s := range b.stores {
 		for name, c := range s.chains {
 			node, host := strings.CutPrefix(string(name), hostsPrefix)
-			if host && c.Head > 0 && c.Late.IsZero() && (s.Error == "" || !some) {
+			if host && !c.Expected.IsZero() && c.Late.IsZero() && (s.Error == "" || !some) {
 				nodes = append(nodes, node)
 			}
 		}

@@ -97,17 +97,20 @@ func TestAChainThatVanishesIsARollback(t *testing.T) {
 
 func TestTheSteward(t *testing.T) {
 	late := time.Unix(5000, 0)
-	chain := func(late time.Time) status.InStore { return status.InStore{Head: 3, Late: late} }
+	chain := func(late time.Time) status.InStore {
+		return status.InStore{Head: 3, Expected: time.Unix(9500, 0), Late: late}
+	}
 	type chains = map[manifest.Chain]status.InStore
 	for name, c := range map[string]struct {
 		stores []StorePicture
 		want   string
 	}{
-		"nobody is known":                {[]StorePicture{{URL: "a", Chains: chains{main: chain(time.Time{})}}}, ""},
-		"the first by name":              {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(time.Time{}), "hosts/cp1": chain(time.Time{})}}}, "cp1"},
-		"that is not late":               {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(time.Time{}), "hosts/cp1": chain(late)}}}, "cp2"},
-		"nobody if all are late":         {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(late), "hosts/cp1": chain(late)}}}, ""},
-		"in time in one store is enough": {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp1": chain(late)}}, {URL: "b", Chains: chains{"hosts/cp1": chain(time.Time{})}}}, "cp1"},
+		"nobody is known":                            {[]StorePicture{{URL: "a", Chains: chains{main: chain(time.Time{})}}}, ""},
+		"the first by name":                          {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(time.Time{}), "hosts/cp1": chain(time.Time{})}}}, "cp1"},
+		"that is not late":                           {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(time.Time{}), "hosts/cp1": chain(late)}}}, "cp2"},
+		"nobody if all are late":                     {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp2": chain(late), "hosts/cp1": chain(late)}}}, ""},
+		"whoever was backed up by hand once is none": {[]StorePicture{{URL: "a", Chains: chains{"hosts/admin": {Head: 3}, "hosts/cp1": chain(time.Time{})}}}, "cp1"},
+		"in time in one store is enough":             {[]StorePicture{{URL: "a", Chains: chains{"hosts/cp1": chain(late)}}, {URL: "b", Chains: chains{"hosts/cp1": chain(time.Time{})}}}, "cp1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBoard(nil)
@@ -124,7 +127,7 @@ func TestTheSteward(t *testing.T) {
 func TestAStewardWhoseStoreWentSilentIsNotWaitedFor(t *testing.T) {
 	type chains = map[manifest.Chain]status.InStore
 	b := newBoard(nil)
-	good := status.InStore{Head: 3}
+	good := status.InStore{Head: 3, Expected: time.Unix(9500, 0)}
 	b.take(&Picture{Stores: []StorePicture{{URL: "a", Chains: chains{"hosts/cp1": good}}, {URL: "b", Chains: chains{"hosts/cp2": good}}}}, time.Unix(1, 0), 1)
 	if got := b.steward(); got != "cp1" {
 		t.Fatalf("%q", got)

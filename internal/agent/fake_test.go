@@ -92,7 +92,7 @@ func (f *fake) Reload(context.Context, *config.Config) error { return f.reload }
 func holding(url string, newest map[manifest.Chain]time.Time) StorePicture {
 	p := StorePicture{URL: url, Chains: map[manifest.Chain]status.InStore{}}
 	for chain, at := range newest {
-		p.Chains[chain] = status.InStore{Head: uint64(at.Unix()), RecoveryPoint: at, Newest: at, NewestWhole: at, NewestProved: at, Valid: true}
+		p.Chains[chain] = status.InStore{Head: uint64(at.Unix()), RecoveryPoint: at, Newest: at, NewestWhole: at, NewestProved: at, Expected: at.Add(1000 * time.Hour), Valid: true}
 	}
 	return p
 }

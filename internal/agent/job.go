@@ -261,6 +261,9 @@ func (a *Agent) question(j *job, now time.Time) question {
 	} else if j.standing != nil {
 		q.rank, q.first = j.standing.Rank, j.standing.First
 	}
+	if a.once && newest.Sub(now) > maxSkew {
+		newest = time.Time{} // no watchdog lives long enough to tell that the time is wrong
+	}
 	q.slot = j.slot(jitter, newest, now)
 	a.tweaks.question(&q)
 	return q

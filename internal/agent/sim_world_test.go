@@ -257,6 +257,7 @@ func (w *world) inStore(list []entry, now time.Time) status.InStore {
 		in.Newest, in.NewestWhole, in.NewestProved = last.latest, last.latestWhole, last.latestWhole
 	}
 	in.RecoveryPoint = in.Newest
+	in.Expected = last.expected
 	if now.After(last.expected) {
 		in.Late = last.expected
 	}

@@ -240,7 +240,7 @@ func (k *Kit) etcds(opts Options) ([]config.Etcd, error) {
 	if !discovered {
 		return list, nil
 	}
-	clusters, err := host.Clusters(opts.HostRoot)
+	clusters, _, err := host.Clusters(opts.HostRoot)
 	if err != nil {
 		return nil, fmt.Errorf("find the API server's etcd clusters below %s: %w", opts.HostRoot, err)
 	}

@@ -31,15 +31,15 @@ func TestDiscoveredClustersJoinThoseOfTheFile(t *testing.T) {
 	c := config.Default()
 	c.Host.Root, c.Discover = root, true
 	c.Etcd = []config.Etcd{{Name: "events", Endpoints: []string{"http://10.0.0.9:2379"}}}
-	if got, err := Discovered(c); err == nil || got != c {
+	if got, complete, err := Discovered(c); err == nil || complete || got != c {
 		t.Errorf("without an API server: %v, %v; want the configuration as it was, and an error", got, err)
 	}
 	if err := os.WriteFile(filepath.Join(manifests, "kube-apiserver.yaml"), []byte(apiServer), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Discovered(c)
-	if err != nil {
-		t.Fatal(err)
+	got, complete, err := Discovered(c)
+	if err != nil || !complete {
+		t.Fatal(complete, err)
 	}
 	want := []config.Etcd{{Name: "events", Endpoints: []string{"http://10.0.0.9:2379"}}, {Name: "main", Endpoints: []string{"http://127.0.0.1:2379"}}}
 	if !reflect.DeepEqual(got.Etcd, want) {
@@ -49,7 +49,7 @@ func TestDiscoveredClustersJoinThoseOfTheFile(t *testing.T) {
 		t.Error("the configuration that was given changed")
 	}
 	c.Discover = false
-	if got, err := Discovered(c); err != nil || got != c {
+	if got, complete, err := Discovered(c); err != nil || !complete || got != c {
 		t.Errorf("not asked for: %v, %v", got, err)
 	}
 }

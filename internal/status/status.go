@@ -56,7 +56,8 @@ type InStore struct {
 	Backups       int       `json:"backups"`       // how many can be restored
 	TotalBytes    int64     `json:"totalBytes"`    // stored bytes of all of them
 	RetainUntil   time.Time `json:"retainUntil"`   // Object Lock of the newest; zero: none
-	Late          time.Time `json:"late"`          // the head's nextExpectedBy, if that is over; zero: in time
+	Expected      time.Time `json:"expected"`      // the head's nextExpectedBy; zero: nobody promised another
+	Late          time.Time `json:"late"`          // Expected, if that is over; zero: in time
 	Valid         bool      `json:"valid"`         // no failure in signatures, links and witnesses
 	Regressed     bool      `json:"regressed"`     // a head seen earlier is gone: rolled back
 	Failures      []string  `json:"failures"`      // what is wrong, for people

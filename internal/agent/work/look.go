@@ -48,7 +48,6 @@ type seenChain struct {
 	print   [sha256.Size]byte // of the names, sizes and times of its manifests
 	read    time.Time
 	in      status.InStore // without what the clock and the data objects say
-	next    time.Time      // when the head's successor is expected; zero: never
 	objects []storedObject // that the backups name
 }
 
@@ -89,7 +88,7 @@ func (w *Work) noteNodes(p *agent.Picture) {
 	var nodes []string
 	for _, store := range p.Stores {
 		for chain, in := range store.Chains {
-			if node, ok := strings.CutPrefix(string(chain), "hosts/"); ok && in.Head > 0 && in.Late.IsZero() {
+			if node, ok := strings.CutPrefix(string(chain), "hosts/"); ok && !in.Expected.IsZero() && in.Late.IsZero() {
 				nodes = append(nodes, node)
 			}
 		}
@@ -195,6 +194,12 @@ func (w *Work) glance(ctx context.Context, s *session.Session, o session.Store) 
 		})
 	}
 	if err := group.Wait(); err != nil {
+		for chain, old := range kept.chains { // what was read need not be read again
+			if chains[chain] == nil && listed[chain] != nil {
+				chains[chain] = old
+			}
+		}
+		kept.chains = chains
 		return nil, err
 	}
 	kept.chains = chains
@@ -317,7 +322,7 @@ func readChain(view *repository.View) *seenChain {
 	}
 	for _, m := range slices.Backward(view.Manifests) {
 		if m.NextExpectedBy != nil {
-			c.next = *m.NextExpectedBy
+			in.Expected = *m.NextExpectedBy
 			break
 		}
 	}
@@ -333,8 +338,8 @@ func readChain(view *repository.View) *seenChain {
 func (c *seenChain) now(now time.Time, objects map[string]int64) (in status.InStore, lost bool) {
 	in = c.in
 	in.Failures = slices.Clone(c.in.Failures)
-	if !c.next.IsZero() && now.After(c.next) {
-		in.Late = c.next
+	if !in.Expected.IsZero() && now.After(in.Expected) {
+		in.Late = in.Expected
 	}
 	for _, o := range c.objects {
 		switch size, there := objects[o.name]; {
