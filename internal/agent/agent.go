@@ -57,6 +57,8 @@ type Agent struct {
 	look    *gate // of Look
 	certs   *gate // of Certificates
 
+	lanes map[status.Kind]chan struct{} // one run of a kind at a time
+
 	mu           sync.Mutex
 	config       *config.Config
 	board        *board
@@ -92,6 +94,10 @@ func newAgent(o Options, s shelf) (*Agent, error) {
 		refresh: orDefault(o.Refresh, defaultRefresh), bye: orDefault(o.Farewell, defaultFarewell),
 		origin: time.Now(), started: o.Wall(), journal: openJournal(s), look: newGate(), certs: newGate(),
 		config: o.Config, board: newBoard(storeURLs(o.Config)), jobs: map[target]*job{}, changed: make(chan struct{}),
+		lanes: map[status.Kind]chan struct{}{},
+	}
+	for _, kind := range order {
+		a.lanes[kind] = make(chan struct{}, 1)
 	}
 	jobs, err := jobsOf(o.Config)
 	if err != nil {
@@ -182,7 +188,7 @@ func (a *Agent) Once(ctx context.Context) error {
 			break
 		}
 		if got, _ := a.ask(j); got.run && a.settled(ctx, j) {
-			if err := a.serve(ctx, j); err != nil {
+			if _, err := a.serve(ctx, j); err != nil { // what it leaves ends with the process
 				errs = append(errs, fmt.Errorf("%s: %w", j.target, err))
 			}
 		}

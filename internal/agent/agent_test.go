@@ -449,6 +449,47 @@ func TestOnceDoesNotWaitForATimeThatIsWrong(t *testing.T) {
 	})
 }
 
+func TestOneRunOfAKindAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running, most atomic.Int32
+		hang := make(chan struct{})
+		first := true
+		f := &fake{full: func(ctx context.Context) (*Outcome, error) {
+			most.Store(max(most.Load(), running.Add(1)))
+			defer running.Add(-1)
+			if first { // and one that does not stop at its deadline holds up the other no longer than that
+				first = false
+				<-hang
+			}
+			time.Sleep(time.Minute)
+			return &Outcome{Created: time.Now()}, nil
+		}}
+		c := testConfig(t)
+		c.Etcd = []config.Etcd{{Name: "main"}, {Name: "events"}}
+		a, stop := started(t, Options{Config: c, Works: f})
+		time.Sleep(deadlines[status.Full])
+		if f.count("full main")+f.count("full events") != 1 || most.Load() != 1 {
+			t.Errorf("while one hangs: calls %v, %d at once", f.calls, most.Load())
+		}
+		time.Sleep(10 * time.Minute)
+		if n := f.count("full main") + f.count("full events"); n < 2 || f.count("full main") == 0 || f.count("full events") == 0 {
+			t.Errorf("after the deadline: calls %v", f.calls)
+		}
+		most.Store(1)
+		close(hang)
+		time.Sleep(time.Hour)
+		if most.Load() != 1 {
+			t.Errorf("%d at once", most.Load())
+		}
+		if got := a.Status().Jobs; len(got) != 2 || got[0].Running && got[1].Running {
+			t.Errorf("%+v", got)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestOnlyTheStewardPrunesAndVerifiesAll(t *testing.T) {
 	for node, want := range map[string]struct {
 		prunes int

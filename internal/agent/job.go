@@ -164,9 +164,28 @@ func (a *Agent) attend(ctx context.Context, j *job) {
 			return
 		case !answer.run:
 			sleep(ctx, answer.wait, changed)
-		case a.settled(ctx, j):
-			_ = a.serve(ctx, j) // it is in the list of runs
+		default:
+			a.turn(ctx, j)
 		}
+	}
+}
+
+// turn runs a job if it is still to run once no other of its kind does: two
+// snapshots at once would need twice the memory and scratch.
+func (a *Agent) turn(ctx context.Context, j *job) {
+	lane := a.lanes[j.kind]
+	select {
+	case lane <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	var left <-chan outcome[*Outcome]
+	if a.settled(ctx, j) {
+		left, _ = a.serve(ctx, j) // the error is in the list of runs
+	}
+	<-lane
+	if left != nil && ctx.Err() == nil {
+		a.leave(ctx, j, left)
 	}
 }
 

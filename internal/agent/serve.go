@@ -16,8 +16,9 @@ import (
 var errDeadline = fmt.Errorf("it took too long: %w", context.DeadlineExceeded)
 
 // serve runs a job once, within its deadline, remembers how it ended, and looks
-// at the stores again. It returns the run's error.
-func (a *Agent) serve(ctx context.Context, j *job) error {
+// at the stores again. It returns the run's error, and what will tell the end of
+// work that did not stop.
+func (a *Agent) serve(ctx context.Context, j *job) (left <-chan outcome[*Outcome], err error) {
 	started := a.wall()
 	a.mu.Lock()
 	chains := a.toVerify()
@@ -34,13 +35,13 @@ func (a *Agent) serve(ctx context.Context, j *job) error {
 	run := newRun(j.target, started, a.mono()-began, o, ctx, limited)
 	a.report(j, o.err)
 	a.finish(j, run, o.value, began, back)
-	if !back && ctx.Err() == nil && !a.once { // Once ends with it, and that frees it
-		a.leave(ctx, j, done)
-	}
 	if ctx.Err() == nil {
 		a.lookNow(ctx)
 	}
-	return o.err
+	if back {
+		return nil, o.err
+	}
+	return done, o.err
 }
 
 // work is the one place where a kind becomes a call.
