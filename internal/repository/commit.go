@@ -265,9 +265,10 @@ var ErrReplaced = errors.New("a full of another etcd cluster is there, whose cap
 
 // epoch is the view's, or the next when a full shows that etcd's history is
 // another one: its cluster id changed, or its revision went back. Two captures
-// may overlap and commit in the opposite order, and a degraded one may be of a
-// member that lags: only a whole capture that began after the newest one can
-// say that the revision went back. A full of the history before, by a writer that
+// may overlap and commit in the opposite order, whatever began first, and a
+// degraded one may be of a member that lags: only a whole capture that began so
+// long after another that the other's snapshot was surely taken can say that the
+// revision went back. A full of the history before, by a writer that
 // slept while etcd was replaced, must not become the newest history.
 func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Manifest) (uint64, error) {
 	if view.Head == nil {
@@ -296,16 +297,22 @@ func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Mani
 		}
 		return epoch + 1, nil
 	}
-	if newest == nil || len(draft.Degraded) > 0 || !draft.Created.After(newest.Created) {
+	if newest == nil || len(draft.Degraded) > 0 {
 		return epoch, nil
 	}
 	for _, m := range recent {
-		if draft.Etcd.Revision < reached(m) {
+		if draft.Etcd.Revision < reached(m) && draft.Created.Sub(m.Created) > snapshotWithin {
 			return epoch + 1, nil
 		}
 	}
 	return epoch, nil
 }
+
+// snapshotWithin is how long after its capture began a full's revision may still
+// be taken: dead members are waited for, bad ones are passed over. It is a guess
+// on the long side. Within it a revision that went back is not seen; the next full
+// sees it, unless etcd has come further by then.
+const snapshotWithin = 5 * time.Minute
 
 func retain(m *manifest.Manifest) time.Time {
 	if m.RetainUntil == nil {

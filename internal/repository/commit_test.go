@@ -168,6 +168,7 @@ func TestAnotherEtcdHistoryStartsTheNextEpoch(t *testing.T) {
 		rev     manifest.Revision
 		epoch   uint64
 	}{{1, 100, 1}, {1, 100, 1}, {1, 120, 1}, {2, 130, 2}, {2, 90, 3}, {2, 95, 3}, {1, 200, 4}} {
+		w.clock.forward(snapshotWithin)
 		if c := w.full(r, cluster(step.cluster, step.rev)); c.Manifest.Epoch != step.epoch {
 			t.Errorf("cluster %d at %d: epoch %d, want %d", step.cluster, step.rev, c.Manifest.Epoch, step.epoch)
 		}

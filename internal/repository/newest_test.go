@@ -9,6 +9,7 @@ import (
 )
 
 func TestOnlyAWholeCaptureAfterTheNewestTellsThatHistoryWentBack(t *testing.T) {
+	const tomorrow = 24 * 60 // by a wrong clock
 	type capture struct {
 		minute   int // when it began
 		cluster  manifest.EtcdID
@@ -19,6 +20,8 @@ func TestOnlyAWholeCaptureAfterTheNewestTellsThatHistoryWentBack(t *testing.T) {
 	for name, captures := range map[string][]capture{
 		"two captures commit in the opposite order":             {{10, 1, 120, false, 1}, {5, 1, 110, false, 1}, {20, 1, 125, false, 1}},
 		"what is committed late hides no step back":             {{10, 1, 120, false, 1}, {5, 1, 110, false, 1}, {20, 1, 115, false, 2}},
+		"a capture that began first took its snapshot last":     {{10, 1, 200, false, 1}, {12, 1, 110, false, 1}, {20, 1, 210, false, 1}},
+		"history went back while the newest is from the future": {{0, 1, 100, false, 1}, {tomorrow, 1, 120, false, 1}, {20, 1, 60, false, 2}},
 		"a degraded one is of a member that lags":               {{10, 1, 120, false, 1}, {20, 1, 90, true, 1}, {30, 1, 130, false, 1}},
 		"the lagging member became the cluster":                 {{10, 1, 120, false, 1}, {20, 1, 90, true, 1}, {30, 1, 95, false, 2}},
 		"degraded for days, then the lagging one won":           {{0, 1, 120, false, 1}, {300, 1, 90, true, 1}, {600, 1, 90, true, 1}, {900, 1, 90, true, 1}, {1200, 1, 99, false, 2}},
@@ -32,7 +35,7 @@ func TestOnlyAWholeCaptureAfterTheNewestTellsThatHistoryWentBack(t *testing.T) {
 			begin := w.clock.now()
 			for i, c := range captures {
 				began := begin.Add(time.Duration(c.minute) * time.Minute)
-				if behind := began.Sub(w.clock.now()); behind > 0 {
+				if behind := began.Sub(w.clock.now()); behind > 0 && c.minute < tomorrow {
 					w.clock.forward(behind)
 				}
 				done := w.full(r, func(m *manifest.Manifest) {
