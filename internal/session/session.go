@@ -37,6 +37,11 @@ type Options struct {
 	// may be nil.
 	Wrap func(url string, s storage.Store) storage.Store
 
+	// Forgetful is for one whose work matters more than the memory of heads: a
+	// memory that can't be read is done without, and told by whoever opens to
+	// write. A store that was rolled back goes unnoticed until it is mended.
+	Forgetful bool
+
 	// Ledger remembers stores that hang, for a process that opens many
 	// sessions; may be nil.
 	Ledger *patience.Ledger
@@ -56,10 +61,11 @@ type Session struct {
 	Config *config.Config
 	Trust  *manifest.Trust
 	Stores []Store         // in the configured order
-	Memory *witness.Memory // nil when reading without a configuration: then nothing is remembered
+	Memory *witness.Memory // nil when reading without a configuration, or Forgetful: then nothing is remembered
 
 	signer  *manifest.Signer
 	options Options
+	forgot  error // why there is no memory
 }
 
 // ErrNoStore says that a configuration has no store of the given URL.
@@ -69,11 +75,16 @@ var ErrNoStore = errors.New("no such store is configured")
 // is not empty; without a signer for reading. A store that can't be opened is
 // part of the session, with its error.
 func Open(ctx context.Context, c *config.Config, trust *manifest.Trust, signer *manifest.Signer, only string, options Options) (*Session, error) {
+	s := &Session{Config: c, Trust: trust, signer: signer, options: options}
 	memory, err := witness.Open(c.StateDir, trust.Cluster)
-	if err != nil {
+	switch {
+	case err == nil:
+		s.Memory = memory
+	case options.Forgetful:
+		s.forgot = err
+	default:
 		return nil, err
 	}
-	s := &Session{Config: c, Trust: trust, Memory: memory, signer: signer, options: options}
 	var stores []config.Store
 	for _, store := range c.Stores {
 		if only == "" || only == store.URL {

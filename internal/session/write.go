@@ -31,6 +31,9 @@ func OpenToWrite(ctx context.Context, c *config.Config, options Options) (*Sessi
 	if err != nil {
 		return nil, err
 	}
+	if s.forgot != nil {
+		s.options.Events.Emit(events.Warning{Subject: c.StateDir, Message: s.forgot.Error() + "; going on without: whether a store was rolled back can't be told"})
+	}
 	s.ready(ctx)
 	return s, nil
 }

@@ -85,8 +85,12 @@ func (m *Memory) note(k key, head manifest.Head) {
 // Path is the memory's file, for messages.
 func (m *Memory) Path() string { return m.path }
 
-// Heads lists the cluster's heads, ordered by store and chain.
+// Heads lists the cluster's heads, ordered by store and chain. No memory at all
+// has none.
 func (m *Memory) Heads() []manifest.Head {
+	if m == nil {
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var heads []manifest.Head

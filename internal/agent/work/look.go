@@ -64,7 +64,7 @@ func (w *Work) Look(ctx context.Context) (*agent.Picture, error) {
 	if err != nil {
 		return nil, agent.Because(status.Config, err)
 	}
-	s, err := session.Open(ctx, c, trust, nil, "", w.session)
+	s, err := session.Open(ctx, c, trust, nil, "", w.forgetful())
 	if err != nil {
 		return nil, agent.Because(status.Config, err)
 	}

@@ -98,7 +98,7 @@ func (w *Work) current() *config.Config {
 
 // open opens everything for one who commits.
 func (w *Work) open(ctx context.Context) (*session.Session, *backup.Runner, error) {
-	s, err := session.OpenToWrite(ctx, w.current(), w.session)
+	s, err := session.OpenToWrite(ctx, w.current(), w.forgetful())
 	if err != nil {
 		return nil, nil, agent.Because(status.Config, err)
 	}
@@ -108,6 +108,15 @@ func (w *Work) open(ctx context.Context) (*session.Session, *backup.Runner, erro
 	}
 	runner.Unattended = true
 	return s, runner, nil
+}
+
+// forgetful opens although the memory of heads is damaged, for backups and looks:
+// no such thing stops a backup. Verification and pruning rest on it, fail, and
+// say so.
+func (w *Work) forgetful() session.Options {
+	options := w.session
+	options.Forgetful = true
+	return options
 }
 
 // remember keeps the heads that the stores have shown. The work is done, so not

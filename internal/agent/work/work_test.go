@@ -337,6 +337,31 @@ func TestTooFewStoresAreAFailureThatLeavesABackup(t *testing.T) {
 	}
 }
 
+func TestADamagedMemoryOfHeadsStopsNoBackup(t *testing.T) {
+	w := newWorld(t)
+	w.files()
+	heads := filepath.Join(w.config.StateDir, "heads.json")
+	if err := os.WriteFile(heads, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.files()
+	if !slices.ContainsFunc(w.told, func(s string) bool { return strings.Contains(s, "move the file away") }) {
+		t.Errorf("told %q", w.told)
+	}
+	if in := w.look().Chains["hosts/"+manifest.Chain(w.config.Node)]; in.Backups != 2 || !in.Valid {
+		t.Errorf("%+v", in)
+	}
+	if _, err := w.Verify(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "heads.json") {
+		t.Errorf("verify: %v", err)
+	}
+	if _, err := w.Prune(t.Context()); err == nil || !strings.Contains(err.Error(), "heads.json") {
+		t.Errorf("prune: %v", err)
+	}
+	if data, err := os.ReadFile(heads); err != nil || len(data) != 0 {
+		t.Errorf("the damaged file was replaced: %q, %v", data, err)
+	}
+}
+
 func TestTheOwnMemberIsTheLocalOne(t *testing.T) {
 	member := func(id manifest.EtcdID, local bool, url string) etcd.MemberState {
 		return etcd.MemberState{Member: manifest.Member{ID: id, ClientURLs: []string{url}}, Local: local, Endpoint: url}
