@@ -185,6 +185,8 @@ func (e *exposition) jobs(s *status.Status) {
 		switch j.Kind {
 		case status.Verify:
 			e.time(verified, j.LastSuccess, "stored")
+		case status.Prune:
+			e.time(pruned, j.LastSuccess)
 		case status.Drill:
 			e.time(drilled, j.LastSuccess, j.Target)
 		}

@@ -67,6 +67,7 @@ var (
 	lastDuration   = gauge("lifeboat_backup_last_duration_seconds", "How long this agent's newest successful run of the job took. Absent: none that it remembers.", "kind", "chain")
 	attempts       = counter("lifeboat_backup_attempts_total", "Runs of jobs that are over.", "kind", "chain", "result", "reason")
 	verified       = gauge("lifeboat_verify_last_success_timestamp_seconds", "When this agent last began a verification that found nothing wrong; 0: none that it remembers.", "level")
+	pruned         = gauge("lifeboat_prune_last_success_timestamp_seconds", "When this agent last began a pruning that succeeded; 0: none that it remembers. One agent prunes for all. Absent: no pruning is scheduled.")
 	hashMismatches = counter("lifeboat_hashkv_mismatch_total", "etcd members whose HashKV differed from the majority's.", "chain")
 	drilled        = gauge("lifeboat_drill_last_success_timestamp_seconds", "When this agent last restored into a sandbox; 0: never that it remembers. Absent: no drills are scheduled.", "scenario")
 	drillRTO       = gauge("lifeboat_drill_rto_seconds", "How long the newest successful drill took.", "scenario")

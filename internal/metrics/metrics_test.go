@@ -53,7 +53,7 @@ func loaded() *status.Status {
 			{Kind: status.Full, Target: "etcd/main", Schedule: "@every 6h", Interval: 6 * time.Hour, Running: true, Due: noon.Add(4 * time.Hour), LastAttempt: ago(2 * time.Hour), LastSuccess: ago(2 * time.Hour)},
 			{Kind: status.Files, Target: "hosts/cp1", Schedule: "@every 6h", Interval: 6 * time.Hour},
 			{Kind: status.Verify, Schedule: "@daily", Interval: 24 * time.Hour, Due: noon.Add(time.Hour), LastSuccess: ago(20 * time.Hour)},
-			{Kind: status.Prune}, // never runs here
+			{Kind: status.Prune, Schedule: "@daily", Interval: 24 * time.Hour, LastSuccess: ago(30 * time.Hour)},
 			{Kind: status.Drill, Schedule: "@weekly", Interval: 168 * time.Hour},
 		},
 		Runs: []status.Run{
@@ -181,7 +181,7 @@ func TestNothingOfTheStoresIsSaidBeforeTheyWereAsked(t *testing.T) {
 	s := loaded()
 	s.Loaded = false
 	got := scrape(t, New(Options{Status: func() *status.Status { return s }}))
-	for _, f := range []*family{recoveryPoint, lastSuccess, chainValid, storeUp, interval, certificate, verified, drilled, lastAttempt} {
+	for _, f := range []*family{recoveryPoint, lastSuccess, chainValid, storeUp, interval, certificate, verified, pruned, drilled, lastAttempt} {
 		if strings.Contains(got, f.name) {
 			t.Errorf("%s is exported", f.name)
 		}
@@ -193,6 +193,15 @@ func TestNothingOfTheStoresIsSaidBeforeTheyWereAsked(t *testing.T) {
 		if got := scrape(t, m); got != "" {
 			t.Errorf("without a status: %s", got)
 		}
+	}
+}
+
+func TestNothingIsSaidOfAJobThatNeverRuns(t *testing.T) {
+	s := loaded()
+	s.Jobs = []status.Job{{Kind: status.Prune, Interval: time.Hour, LastSuccess: noon}}
+	got := scrape(t, New(Options{Status: func() *status.Status { return s }}))
+	if strings.Contains(got, pruned.name) || strings.Contains(got, `kind="prune"`) {
+		t.Errorf("pruning without a schedule shows in\n%s", got)
 	}
 }
 
