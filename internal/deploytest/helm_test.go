@@ -390,6 +390,43 @@ func TestTheRulesAreThoseOfTheRulesFile(t *testing.T) {
 	}
 }
 
+// The prune job must reach every store, also those on a port of their own.
+func TestThePolicyLetsThePodsReachTheirStores(t *testing.T) {
+	const usual = "53/UDP 53/TCP 443/TCP "
+	store := func(i int, endpoint string) string {
+		return fmt.Sprintf(`config.stores[%d]={"url":"s3://b/%d","s3":{"endpoint":%q}}`, i, i, endpoint)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"Amazon's":                {nil, usual + "2379/TCP"},
+		"without a port":          {[]string{store(0, "https://minio.example")}, usual + "2379/TCP"},
+		"the usual port":          {[]string{store(0, "https://minio.example:443/")}, usual + "2379/TCP"},
+		"a port":                  {[]string{store(0, "https://minio.example:9000")}, usual + "9000/TCP 2379/TCP"},
+		"an address":              {[]string{store(0, "https://[fd00::9]:9000/")}, usual + "9000/TCP 2379/TCP"},
+		"an address, without":     {[]string{store(0, "https://[fd00::9]")}, usual + "2379/TCP"},
+		"without TLS":             {[]string{store(0, "http://minio.example")}, usual + "80/TCP 2379/TCP"},
+		"several":                 {[]string{store(0, "https://a.example:9000"), store(1, "https://b.example:9000"), store(2, "http://c.example:8333")}, usual + "9000/TCP 8333/TCP 2379/TCP"},
+		"no S3":                   {[]string{`config.stores[0]={"url":"file:///mnt/b"}`}, usual + "2379/TCP"},
+		"what is said in so many": {[]string{store(0, "https://minio.example:9000"), `networkPolicy.egress=[{"ports":[{"port":7480,"protocol":"TCP"}]}]`}, "7480/TCP"},
+	} {
+		args := []string{"--set", "networkPolicy.enabled=true"}
+		for _, arg := range c.args {
+			args = append(args, "--set-json", arg)
+		}
+		var ports []string
+		for _, rule := range kind(t, rendered(t, args...), "NetworkPolicy").part("spec").list("egress") {
+			for _, p := range rule.list("ports") {
+				ports = append(ports, fmt.Sprintf("%v/%v", p["port"], p["protocol"]))
+			}
+		}
+		if got := strings.Join(ports, " "); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 func TestPruningElsewhereNeedsNothingOfTheNode(t *testing.T) {
 	objects := rendered(t, "--set", "prune.enabled=true")
 	job := kind(t, objects, "CronJob").part("spec.jobTemplate.spec.template.spec")

@@ -77,6 +77,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- if $listen }}{{ regexFind "[0-9]+$" $listen }}{{ end -}}
 {{- end -}}
 
+{{- /* The ports of config.stores[].s3.endpoint, one a line, but those that are open anyway. */ -}}
+{{- define "lifeboat.storePorts" -}}
+{{- $ports := list -}}
+{{- range .Values.config.stores -}}
+{{- $server := regexFind "^[a-z]+://[^/]+" (lower (toString (default "" (default dict .s3).endpoint))) -}}
+{{- $port := regexFind ":[0-9]+$" $server | trimPrefix ":" -}}
+{{- if and (not $port) (hasPrefix "http://" $server) }}{{ $port = "80" }}{{ end -}}
+{{- if and $port (not (has $port (list "443" "2379"))) }}{{ $ports = append $ports $port }}{{ end -}}
+{{- end -}}
+{{- $ports | uniq | join "\n" -}}
+{{- end -}}
+
 {{- /* The address for probes: the one listened on, empty for the pod's own. */ -}}
 {{- define "lifeboat.probeHost" -}}
 {{- $host := regexReplaceAll ":[0-9]+$" (dig "http" "listen" ":9478" .Values.config) "" | trimPrefix "[" | trimSuffix "]" -}}
