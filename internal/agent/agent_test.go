@@ -453,12 +453,11 @@ func TestOneRunOfAKindAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most atomic.Int32
 		hang := make(chan struct{})
-		first := true
+		var hung atomic.Bool
 		f := &fake{full: func(ctx context.Context) (*Outcome, error) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
-			if first { // and one that does not stop at its deadline holds up the other no longer than that
-				first = false
+			if hung.CompareAndSwap(false, true) { // and holds up the other until its deadline, no longer
 				<-hang
 			}
 			time.Sleep(time.Minute)
