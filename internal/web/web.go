@@ -7,6 +7,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"lifeboat/internal/events"
@@ -30,7 +32,11 @@ const (
 	writeTimeout   = time.Minute
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
-	maxRenders     = 2               // at once; a flood of requests must not take the CPU from etcd
+	maxConnections = 128 // one more ends the oldest
+	maxRenders     = 2   // at once; a flood of requests must not take the CPU from etcd
+	maxTexts       = 4   // of status.json in memory at once: with thousands of chains one is 10 MB
+	textWait       = 10 * time.Second
+	readyFor       = time.Second     // how long an answer about readiness, which anybody may ask for, is given again
 	endGrace       = 2 * time.Second // a reload at the same address waits for it
 )
 
@@ -59,11 +65,16 @@ type Server struct {
 	token       *tokenFile   // nil: none is asked for
 	certificate *certificate // nil: no TLS
 	renders     chan struct{}
+	texts       chan struct{}
+
+	mu      sync.Mutex
+	asked   time.Time // when the status was last asked whether it is ready
+	isReady bool
 }
 
 // New makes a server. Nothing is read before Serve.
 func New(options Options) *Server {
-	s := &Server{options: options, renders: make(chan struct{}, maxRenders)}
+	s := &Server{options: options, renders: make(chan struct{}, maxRenders), texts: make(chan struct{}, maxTexts)}
 	if options.TokenFile != "" {
 		s.token = &tokenFile{path: options.TokenFile, events: options.Events}
 	}
@@ -92,13 +103,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog:          log.New(io.Discard, "", 0), // what strangers do to the port is no news
 	}
 	ended := make(chan error, 1)
+	few := newCrowd(listener, maxConnections)
 	go func() {
 		if s.certificate == nil {
-			ended <- server.Serve(listener)
+			ended <- server.Serve(few)
 			return
 		}
 		server.TLSConfig = s.certificate.config()
-		ended <- server.ServeTLS(listener, "", "")
+		ended <- server.ServeTLS(few, "", "")
 	}()
 	select {
 	case err := <-ended:
@@ -169,13 +181,21 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 	case "/":
 		s.page(w, r)
 	case "/status.json":
-		s.json(w)
+		s.json(w, r)
 	case "/metrics":
 		if s.options.Metrics == nil {
 			say(w, http.StatusNotFound, "not found: this agent has no metrics")
 			return
 		}
-		s.options.Metrics.ServeHTTP(w, r)
+		// Whoever reads slowly must not hold one of the few places that the
+		// metrics' handler has.
+		whole := &buffered{header: header, code: http.StatusOK}
+		s.options.Metrics.ServeHTTP(whole, r)
+		header.Set("Content-Length", strconv.Itoa(whole.body.Len()))
+		if whole.code != http.StatusOK {
+			w.WriteHeader(whole.code)
+		}
+		w.Write(whole.body.Bytes()) // the client may be gone
 	default:
 		say(w, http.StatusNotFound, "not found; there are /, /status.json, /metrics, /healthz and /readyz")
 	}
@@ -183,14 +203,36 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 
 // ready says 200 once what is shown is true.
 func (s *Server) ready(w http.ResponseWriter) {
-	if !s.status().Loaded {
+	if !s.loaded() {
 		say(w, http.StatusServiceUnavailable, "not ready: the stores have not all been asked since the start")
 		return
 	}
 	say(w, http.StatusOK, "ready")
 }
 
-func (s *Server) json(w http.ResponseWriter) {
+func (s *Server) loaded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked.IsZero() || time.Since(s.asked) >= readyFor {
+		s.isReady = s.status().Loaded
+		s.asked = time.Now()
+	}
+	return s.isReady
+}
+
+// json holds its place until the last byte is out: a text lives that long.
+func (s *Server) json(w http.ResponseWriter, r *http.Request) {
+	wait := time.NewTimer(textWait)
+	defer wait.Stop()
+	select {
+	case s.texts <- struct{}{}:
+		defer func() { <-s.texts }()
+	case <-wait.C:
+		say(w, http.StatusServiceUnavailable, "too many ask at once")
+		return
+	case <-r.Context().Done():
+		return
+	}
 	text, err := json.Marshal(s.status())
 	if err != nil {
 		panic(err) // plain data
@@ -205,8 +247,10 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	text, err := render(s.status())
-	<-s.renders
+	text, err := func() ([]byte, error) {
+		defer func() { <-s.renders }() // after a panic too
+		return render(s.status())
+	}()
 	if err != nil {
 		panic(err)
 	}
@@ -224,6 +268,17 @@ func (s *Server) status() *status.Status {
 	}
 	return &status.Status{}
 }
+
+// buffered keeps an answer until it is whole.
+type buffered struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func (b *buffered) Header() http.Header         { return b.header }
+func (b *buffered) WriteHeader(code int)        { b.code = code }
+func (b *buffered) Write(p []byte) (int, error) { return b.body.Write(p) }
 
 // say answers with one line of text.
 func say(w http.ResponseWriter, code int, line string) {
