@@ -307,20 +307,7 @@ func (d *daemon) tell(ctx context.Context) {
 	defer tick.Stop()
 	told := map[string]status.Problem{}
 	for {
-		current := map[string]status.Problem{}
-		for _, p := range d.agent.Status().Problems {
-			key := problemKey(p)
-			current[key] = p
-			if _, known := told[key]; !known {
-				d.log.Warn("a problem", "severity", p.Severity, "subject", p.Subject, "message", p.Message)
-			}
-		}
-		for key, p := range told {
-			if _, still := current[key]; !still {
-				d.log.Info("a problem is gone", "subject", p.Subject, "message", p.Message)
-			}
-		}
-		told = current
+		told = d.tellOnce(told, d.agent.Status().Problems)
 		select {
 		case <-ctx.Done():
 			return
@@ -329,14 +316,56 @@ func (d *daemon) tell(ctx context.Context) {
 	}
 }
 
-// problemKey is what two tellings of one problem have in common: all but the
-// numbers and times in it. One subject may have several problems.
-func problemKey(p status.Problem) string {
-	message := strings.Map(func(r rune) rune {
-		if unicode.IsDigit(r) {
-			return -1
+// tellMost is how many problems are logged one by one when they come or go at
+// once: a store full of forged chains must not fill the disk with the log.
+const tellMost = 50
+
+// tellOnce logs what differs from the problems told, and returns those now told.
+func (d *daemon) tellOnce(told map[string]status.Problem, problems []status.Problem) map[string]status.Problem {
+	current := map[string]status.Problem{}
+	came, gone := 0, 0
+	for _, p := range problems { // the worst first
+		key := problemKey(p)
+		if _, twice := current[key]; twice {
+			continue
 		}
-		return r
-	}, p.Message)
-	return p.Subject + "\x00" + string(p.Severity) + "\x00" + message
+		current[key] = p
+		if _, known := told[key]; known {
+			continue
+		}
+		if came++; came <= tellMost {
+			d.log.Warn("a problem", "severity", p.Severity, "subject", p.Subject, "message", p.Message)
+		}
+	}
+	for key, p := range told {
+		if _, still := current[key]; still {
+			continue
+		}
+		if gone++; gone <= tellMost {
+			d.log.Info("a problem is gone", "subject", p.Subject, "message", p.Message)
+		}
+	}
+	if came > tellMost {
+		d.log.Warn("more problems; status.json has them all", "more", came-tellMost)
+	}
+	if gone > tellMost {
+		d.log.Info("more problems are gone", "more", gone-tellMost)
+	}
+	return current
+}
+
+// problemKey is what two tellings of one problem have in common: all but times
+// and numbers, and the request ids that a store's every answer has anew. One
+// subject may have several problems, such as one a store.
+func problemKey(p status.Problem) string {
+	var words []string
+	for word := range strings.FieldsSeq(p.Message) {
+		switch {
+		case strings.Contains(word, "://") || !strings.ContainsFunc(word, unicode.IsDigit):
+			words = append(words, word)
+		case strings.Contains(word, "/"):
+			words = append(words, strings.TrimRight(word, "0123456789:;,."))
+		}
+	}
+	return p.Subject + "\x00" + string(p.Severity) + "\x00" + strings.Join(words, " ")
 }

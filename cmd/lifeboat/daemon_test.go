@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"lifeboat/internal/status"
@@ -85,5 +87,51 @@ func TestEachProblemIsLoggedOnce(t *testing.T) {
 	}
 	if overdue != problemKey(p("the newest backup is of 2026-03-02T12:00:04Z and a later one is overdue")) {
 		t.Error("the same with another time is taken for another")
+	}
+	if problemKey(p("the chain in s3://eu1/b does not verify")) == problemKey(p("the chain in s3://us2/b does not verify")) {
+		t.Error("problems of two stores are taken for one")
+	}
+	if problemKey(p("c-1/etcd/main/manifests/000041: it is gone")) != problemKey(p("c-1/etcd/main/manifests/000042: it is gone")) {
+		t.Error("the same with another manifest is taken for another")
+	}
+	refused := problemKey(p("does not answer (it last did at 2026-03-01T06:00:03Z): s3: status 503, code SlowDown, request 4442587FB7D0A2F9"))
+	if refused != problemKey(p("does not answer (it last did at 2026-03-01T06:00:03Z): s3: status 503, code SlowDown, request 9F11A6C2E09B7D38")) {
+		t.Error("the same with another request id is taken for another")
+	}
+	if problemKey(p("its clock and this node's differ by 5m1s: correct it")) != problemKey(p("its clock and this node's differ by 1h0m0s: correct it")) {
+		t.Error("the same with another span is taken for another")
+	}
+}
+
+func TestThousandsOfProblemsDoNotFillTheLog(t *testing.T) {
+	var log bytes.Buffer
+	d := &daemon{log: slog.New(slog.NewTextHandler(&log, nil))}
+	problems := []status.Problem{{Severity: status.Critical, Subject: "etcd/main", Message: "there is no backup at all"}}
+	for i := range 10_000 {
+		problems = append(problems, status.Problem{Severity: status.Critical, Subject: fmt.Sprintf("hosts/forged%d", i), Message: "damaged"})
+	}
+	lines := func() int {
+		n := bytes.Count(log.Bytes(), []byte("\n"))
+		log.Reset()
+		return n
+	}
+	told := d.tellOnce(nil, problems)
+	if text := log.String(); !strings.Contains(text, "subject=etcd/main") || !strings.Contains(text, "more=9951") {
+		t.Errorf("logged %.2000s", text)
+	}
+	if n := lines(); n != tellMost+1 {
+		t.Errorf("%d lines for %d problems", n, len(problems))
+	}
+	told = d.tellOnce(told, problems)
+	if n := lines(); n != 0 {
+		t.Errorf("%d lines for nothing new", n)
+	}
+	told = d.tellOnce(told, problems[:1])
+	if n := lines(); n != tellMost+1 {
+		t.Errorf("%d lines for problems that are gone", n)
+	}
+	d.tellOnce(told, nil)
+	if n := lines(); n != 1 {
+		t.Errorf("%d lines for the last one", n)
 	}
 }
