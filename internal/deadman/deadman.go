@@ -147,8 +147,16 @@ func ping(ctx context.Context, client *http.Client, file string) error {
 	return nil
 }
 
-// read takes the URL from its file.
+// read takes the URL from its file: never from a pipe, which would make the
+// agent's reload and its end wait for whoever writes into it.
 func read(name string) (string, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return "", fmt.Errorf("read the file with the URL: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", name)
+	}
 	file, err := os.Open(name)
 	if err != nil {
 		return "", fmt.Errorf("read the file with the URL: %w", err)

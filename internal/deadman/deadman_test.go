@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,5 +244,22 @@ func TestARedirectFromHTTPSToHTTPIsNotFollowed(t *testing.T) {
 	err := ping(t.Context(), newClient(Options{Interval: time.Minute, Client: secure.Client()}), urlFile(t, secure.URL))
 	if err == nil || reached.Load() {
 		t.Errorf("error %v, reached %v", err, reached.Load())
+	}
+}
+
+func TestAPipeInTheFilesPlaceHoldsUpNothing(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "url")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- ping(t.Context(), newClient(Options{Interval: time.Minute}), pipe) }()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.HasSuffix(err.Error(), "is not a regular file") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for a writer")
 	}
 }
