@@ -77,6 +77,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		"a relative file URL":        {strings.Replace(good, "file:///x", "file://x/y", 1), "line 3"},
 		"an unknown scheme":          {strings.Replace(good, "file:///x", "ftp://x/y", 1), "line 3"},
 		"an endpoint without http":   {good + "etcd:\n  - name: main\n    endpoints:\n      - 127.0.0.1:2379\n", "line 8: etcd.0.endpoints.0"},
+		"a password in an endpoint":  {good + "etcd:\n  - name: main\n    endpoints: [https://root:secret@a:1]\n", "etcd.0.endpoints.0: a user name or password"},
 		"half a key pair":            {good + "etcd:\n  - name: main\n    certFile: x\n    endpoints: [http://a:1]\n", "certFile and keyFile"},
 		"two etcd of one name":       {good + "etcd:\n  - {name: a, endpoints: [http://a:1]}\n  - {name: a, endpoints: [http://a:1]}\n", "line 7: etcd.1.name"},
 		"a name that no chain has":   {good + "etcd:\n  - {name: a b, endpoints: [http://a:1]}\n", "line 6: etcd.0.name: \"a b\" is not letters"},

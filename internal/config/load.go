@@ -209,6 +209,9 @@ func (c *Config) check(where func(string) string) error {
 		}
 		names[e.Name] = true
 		for j, endpoint := range e.Endpoints {
+			if strings.Contains(endpoint, "@") { // not repeated: a password would reach logs
+				return complain(fmt.Sprintf("%s.endpoints.%d", path, j), "a user name or password can't be part of it; etcd's clients are known by certificates")
+			}
 			if u, err := url.Parse(endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 				return complain(fmt.Sprintf("%s.endpoints.%d", path, j), "%q is not an http or https URL", endpoint)
 			}

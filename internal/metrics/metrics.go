@@ -68,7 +68,9 @@ func (m *Metrics) Listener() events.Listener {
 		case events.Committed:
 			m.tally.add(commits, 1, e.Chain, e.Store, "success")
 		case events.StoreFailed:
-			m.tally.add(commits, 1, e.Chain, e.Store, "failure")
+			if e.Chain != "" { // else it was not ready for any, and each chain's failure follows
+				m.tally.add(commits, 1, e.Chain, e.Store, "failure")
+			}
 		}
 	}
 }

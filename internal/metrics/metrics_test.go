@@ -80,6 +80,7 @@ func busy(s *status.Status) *Metrics {
 	listen.Emit(events.StageDone{Stage: "a stage that nobody declared", Duration: time.Hour})
 	listen.Emit(events.Warning{Message: "something"})
 	listen.Emit(events.Committed{Chain: "etcd/main", Store: "s3://backups/prod"})
+	listen.Emit(events.StoreFailed{Store: "file:///mnt/backups", Err: io.EOF}) // not ready: the chain's own failure follows
 	listen.Emit(events.StoreFailed{Chain: "etcd/main", Store: "file:///mnt/backups", Err: io.EOF})
 	m.OnRun(status.Run{Kind: status.Full, Target: "etcd/main", Result: status.Succeeded, Mismatches: 1})
 	m.OnRun(status.Run{Kind: status.Full, Target: "etcd/main", Result: status.Overtaken})

@@ -30,6 +30,10 @@ const (
 	// taken as it was read.
 	lookAgain = time.Hour
 
+	// mostFailures bounds what is kept of one chain's failures, of which a hostile
+	// store makes as many as it likes.
+	mostFailures = 100
+
 	// chainsAtOnce bounds the chains of a store that are read side by side; each
 	// reads its manifests in parallel.
 	chainsAtOnce = 2
@@ -352,5 +356,8 @@ func (c *seenChain) now(now time.Time, objects map[string]int64) (in status.InSt
 		}
 	}
 	in.Valid = len(in.Failures) == 0
+	if n := len(in.Failures); n > mostFailures {
+		in.Failures = append(in.Failures[:mostFailures:mostFailures], fmt.Sprintf("and %d more: `lifeboat verify` lists all", n-mostFailures))
+	}
 	return in, lost
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -379,5 +380,16 @@ func TestTheOwnMemberIsTheLocalOne(t *testing.T) {
 		if got := own(&etcd.Survey{Members: test.members}, test.endpoints); got != test.want {
 			t.Errorf("%s: %v, want %v", name, got, test.want)
 		}
+	}
+}
+
+func TestAHostileStoreFillsNoMemoryWithFailures(t *testing.T) {
+	c := &seenChain{}
+	for i := range 10_000 {
+		c.objects = append(c.objects, storedObject{fmt.Sprintf("object%d", i), 1})
+	}
+	in, lost := c.now(time.Now(), nil)
+	if in.Valid || !lost || len(in.Failures) != mostFailures+1 || in.Failures[mostFailures] != "and 9900 more: `lifeboat verify` lists all" {
+		t.Errorf("%v, %v, %d failures, the last %q", in.Valid, lost, len(in.Failures), in.Failures[len(in.Failures)-1])
 	}
 }
