@@ -57,6 +57,7 @@ type EtcdOptions struct {
 type EtcdPlan struct {
 	*Plan
 	Backup    *manifest.Manifest // what will be restored
+	Store     string             // where it comes from
 	RestoreID string
 	Token     string
 	Bump      uint64
@@ -102,7 +103,7 @@ func PlanEtcd(ctx context.Context, repo *repository.Repository, opts EtcdOptions
 	}
 	p := &EtcdPlan{
 		Plan:   &Plan{chain: string(opts.Chain), now: opts.Now},
-		Backup: m, RestoreID: string(id), Token: opts.Token,
+		Backup: m, Store: repo.Name(), RestoreID: string(id), Token: opts.Token,
 	}
 	if opts.Bump != nil {
 		p.Bump = *opts.Bump
@@ -127,7 +128,7 @@ func PlanEtcd(ctx context.Context, repo *repository.Repository, opts EtcdOptions
 	return p, nil
 }
 
-// resolveFull finds the full that a point means and the chain's newest one.
+// resolveFull finds the full that a point means and the chain's latest one.
 func resolveFull(ctx context.Context, repo *repository.Repository, chain manifest.Chain, point repository.Point) (m, head *manifest.Manifest, err error) {
 	if m, err = repo.Resolve(ctx, chain, point); err != nil {
 		return nil, nil, err
@@ -139,10 +140,8 @@ func resolveFull(ctx context.Context, repo *repository.Repository, chain manifes
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, b := range view.Backups() {
-		if b.Etcd != nil {
-			head = b.Manifest
-		}
+	if latest, _ := repository.Latest(view.Backups()); latest != nil {
+		head = latest.Manifest
 	}
 	return m, head, nil
 }

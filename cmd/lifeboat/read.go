@@ -12,6 +12,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/session"
+	"lifeboat/storage"
 )
 
 // lookTimeout bounds how long reading waits for a store to show what it has
@@ -54,6 +55,32 @@ func (a *app) read(ctx context.Context, s *session.Session, chain manifest.Chain
 	return nothing
 }
 
+// tried are the stores, by URL, whose copy of a backup is known to be damaged.
+type tried map[string]bool
+
+// elsewhere finds a backup in another store than those tried, when the reason is
+// that stored bytes are damaged or gone: a verb goes on with the same backup from there.
+// Otherwise the reason is the error.
+func (a *app) elsewhere(ctx context.Context, s *session.Session, m *manifest.Manifest, tried tried, reason error) (*repository.Repository, error) {
+	if exitCode(ctx, reason) != exitVerify && !errors.Is(reason, storage.ErrNotExist) {
+		return nil, reason
+	}
+	for _, o := range s.Stores {
+		if o.Err != nil || tried[o.URL] {
+			continue
+		}
+		tried[o.URL] = true
+		limited, cancel := context.WithTimeout(ctx, lookTimeout)
+		_, err := o.Repository.Resolve(limited, m.Chain, repository.Point{Backup: m.ID})
+		cancel()
+		if err == nil {
+			a.warn("%v; going on with the same backup from %s", reason, o.URL)
+			return o.Repository, nil
+		}
+	}
+	return nil, reason
+}
+
 // look asks all stores at once what they have. A store alone is not asked: there
 // is nothing to compare it with.
 func (a *app) look(ctx context.Context, s *session.Session) (stores []looked, failed []error) {
@@ -82,13 +109,17 @@ func (a *app) look(ctx context.Context, s *session.Session) (stores []looked, fa
 	return stores, failed
 }
 
-// newestOf picks each chain's newest of backups that come newest first.
+// newestOf picks what a restore of each chain's latest would give back.
 func newestOf(backups []repository.Backup) map[manifest.Chain]repository.Backup {
-	heads := map[manifest.Chain]repository.Backup{}
+	chains := map[manifest.Chain][]repository.Backup{}
 	for _, b := range backups {
-		if _, known := heads[b.Chain]; !known {
-			heads[b.Chain] = b
-		}
+		chains[b.Chain] = append(chains[b.Chain], b)
+	}
+	heads := map[manifest.Chain]repository.Backup{}
+	for name, list := range chains {
+		slices.SortFunc(list, func(x, y repository.Backup) int { return cmp.Compare(x.Sequence, y.Sequence) })
+		latest, _ := repository.Latest(list)
+		heads[name] = *latest
 	}
 	return heads
 }

@@ -15,6 +15,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/session"
 	"lifeboat/restore"
 	"lifeboat/restore/files"
 )
@@ -118,14 +119,8 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 		return err
 	}
 	options.AsideDir, options.Now, options.Rand = asideDir(s.Config.StateDir), a.now, a.rand
-	var plan *restore.EtcdPlan
-	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
-		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
-			return err
-		}
-		plan, err = restore.PlanEtcd(ctx, repo, options)
-		return err
-	})
+	used := tried{}
+	plan, err := a.planEtcd(ctx, s, flags, options, used)
 	if err != nil {
 		return err
 	}
@@ -139,8 +134,16 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 		return err
 	}
 	start := a.now()
-	if err := plan.Execute(ctx, a.listener()); err != nil {
-		return err
+	for {
+		err := plan.Execute(ctx, a.listener())
+		if err == nil {
+			break
+		}
+		// What was agreed to stays: only the bytes come from elsewhere.
+		options.Token, options.Bump = plan.Token, &plan.Bump
+		if plan, err = a.replanEtcd(ctx, s, plan.Backup, plan.Store, options, used, err); err != nil {
+			return err
+		}
 	}
 	took := a.now().Sub(start)
 	if a.format == "json" {
@@ -154,6 +157,46 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 		fmt.Fprintf(a.out, "the old member is kept in %s\n", plan.Result.Aside)
 	}
 	return nil
+}
+
+// planEtcd plans the restore from the store that has the most, or if the backup's
+// own bytes are damaged there, from another that has the same backup.
+func (a *app) planEtcd(ctx context.Context, s *session.Session, flags pointFlags, options restore.EtcdOptions, used tried) (plan *restore.EtcdPlan, err error) {
+	var meant *manifest.Manifest
+	var store string
+	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
+		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
+			return err
+		}
+		if plan, err = restore.PlanEtcd(ctx, repo, options); errors.Is(err, repository.ErrVerification) {
+			store = repo.Name()
+			meant, _ = repo.Resolve(ctx, options.Chain, options.Point) // nil: it is the chain that is damaged
+		}
+		return err
+	})
+	switch {
+	case err == nil:
+		return plan, nil
+	case meant == nil:
+		return nil, err
+	}
+	return a.replanEtcd(ctx, s, meant, store, options, used, err)
+}
+
+// replanEtcd plans the restore of a backup from a store that was not tried yet,
+// since its copy in this one is damaged.
+func (a *app) replanEtcd(ctx context.Context, s *session.Session, m *manifest.Manifest, store string, options restore.EtcdOptions, used tried, damage error) (*restore.EtcdPlan, error) {
+	used[store] = true
+	next, err := a.elsewhere(ctx, s, m, used, fmt.Errorf("restore backup %s from %s: %w", m.ID, store, damage))
+	if err != nil {
+		return nil, err
+	}
+	options.Point, options.Chain = repository.Point{Backup: m.ID}, m.Chain
+	plan, err := restore.PlanEtcd(ctx, next, options)
+	if errors.Is(err, repository.ErrVerification) {
+		return a.replanEtcd(ctx, s, m, next.Name(), options, used, err)
+	}
+	return plan, err
 }
 
 // planStream is where plans go: standard error, so that standard output holds
@@ -236,10 +279,6 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 	if err != nil {
 		return err
 	}
-	open, err := a.archive(ctx, repo, m)
-	if err != nil {
-		return err
-	}
 	if options.RestoreID == "" {
 		id, err := manifest.NewID(a.rand)
 		if err != nil {
@@ -248,15 +287,22 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		options.RestoreID = string(id)
 	}
 	options.AsideDir = asideDir(s.Config.StateDir)
-
-	r, limits, err := open()
-	if err != nil {
-		return err
-	}
-	options.Limits = limits
-	plan, err := files.Prepare(ctx, r, options)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return fmt.Errorf("plan the restore of backup %s to %s: %w", m.ID, options.Root, err)
+	var open func() (io.ReadCloser, seal.Limits, error)
+	var plan *files.Plan
+	for used := (tried{repo.Name(): true}); ; {
+		if open, err = a.archive(ctx, repo, m); err != nil {
+			return err
+		}
+		if plan, err = prepareFiles(ctx, open, &options); err == nil {
+			break
+		}
+		err = fmt.Errorf("plan the restore of backup %s from %s to %s: %w", m.ID, repo.Name(), options.Root, err)
+		if repo, err = a.elsewhere(ctx, s, m, used, err); err != nil {
+			return err
+		}
+		if m, err = repo.Resolve(ctx, m.Chain, repository.Point{Backup: m.ID}); err != nil {
+			return err
+		}
 	}
 	defer plan.Close()
 	if confirm.dryRun && a.format == "json" {
@@ -269,7 +315,8 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 	if err := a.confirm(ctx, confirm); err != nil {
 		return err
 	}
-	if r, _, err = open(); err != nil {
+	r, _, err := open()
+	if err != nil {
 		return err
 	}
 	defer r.Close()
@@ -278,6 +325,20 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		return fmt.Errorf("restore backup %s to %s: %w; run it again with --restore-id %s to continue", m.ID, options.Root, err, options.RestoreID)
 	}
 	return a.printRestoredFiles(m, options, plan, result)
+}
+
+// prepareFiles reads the whole archive and plans its restore.
+func prepareFiles(ctx context.Context, open func() (io.ReadCloser, seal.Limits, error), options *files.Options) (*files.Plan, error) {
+	r, limits, err := open()
+	if err != nil {
+		return nil, err
+	}
+	options.Limits = limits
+	plan, err := files.Prepare(ctx, r, *options)
+	if err = errors.Join(err, r.Close()); err != nil && plan != nil {
+		plan.Close()
+	}
+	return plan, err
 }
 
 // resolveFiles finds the backup of a node's files that is meant.
