@@ -120,7 +120,8 @@ type prunePlan struct {
 	bytes   int64
 	drop    []manifest.ID
 	removed []manifest.ID
-	locked  map[manifest.ID]bool // no part of the chain, and not to be deleted yet
+	spared  map[manifest.ID]bool // no part of the chain, and not to be deleted, or not yet
+	lost    bool                 // manifests that witnesses saw are gone, and no garbage is surely garbage
 }
 
 func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) *manifest.Manifest {
@@ -156,8 +157,12 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	if err := v.mayRemove(remove, now); err != nil {
 		return nil, err
 	}
+	lost, err := r.lostWitnessed(ctx, v, listed)
+	if err != nil {
+		return nil, err
+	}
 	data := listed.chain(v.Chain).data
-	p := &prunePlan{chain: v.Chain, locked: map[manifest.ID]bool{}}
+	p := &prunePlan{chain: v.Chain, spared: map[manifest.ID]bool{}, lost: lost}
 	p.chooseManifests(v, remove, now, func(name string) bool { return present(data, r.stored(name)) })
 	p.chooseObjects(v, data, now, func(name string) string { return trimCluster(r.cluster, name) })
 	next, _ := v.st.next()
@@ -255,13 +260,39 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 		if s.m == nil || v.st.counts[seq] || pending[entryOf(s)] {
 			continue
 		}
-		if lockedAt(s.m, now) {
-			p.locked[s.m.ID] = true
+		if lockedAt(s.m, now) || v.st.forked(seq) {
+			p.spared[s.m.ID] = true
 		} else {
 			p.entries = append(p.entries, entryOf(s))
 		}
 	}
 	slices.SortFunc(p.entries, func(a, b manifest.Entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
+}
+
+// passed is when the chain last went on behind an object that is no manifest to
+// us, by the store's clock; zero if it never did. It may be one that was damaged,
+// or that is signed by a key which our trust file lacks: a backup that somebody
+// was told of, whose data was stored before the chain went on. Only a person can
+// tell, who is asked by Verify to look at it and to delete it.
+func (v *View) passed() (at time.Time) {
+	for _, seq := range v.st.order {
+		s := v.st.slots[seq]
+		_, named := v.st.pruned[seq]
+		if s.m != nil || s.absent || named || seq < v.st.base {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(v.Manifests, seq, func(m Loaded, seq manifest.Sequence) int { return cmp.Compare(m.Sequence, seq) })
+		if i == len(v.Manifests) {
+			continue // nothing is behind it: junk that lies ahead, or a failure
+		}
+		behind := &v.Manifests[i]
+		for _, t := range []time.Time{behind.Created, behind.Modified} {
+			if t = t.Add(skewMargin); t.After(at) {
+				at = t
+			}
+		}
+	}
+	return at
 }
 
 func (v *View) at(seq manifest.Sequence) *Loaded {
@@ -288,6 +319,7 @@ func (v *View) done(m *Loaded, now time.Time, there func(string) bool) bool {
 // have gone, and those that no manifest named in all the time that a writer
 // has. The latter's ids are dropped: should a writer after all be alive, it
 // finds its id here, because only one of the two can create the next manifest.
+// What a manifest may have named that we can't read is no garbage.
 func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, now time.Time, below func(string) string) {
 	keep, gone := map[string]bool{}, map[manifest.ID]bool{}
 	for _, e := range p.entries {
@@ -309,7 +341,7 @@ func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, 
 			return below(info.Name) == o.Name && info.Size == o.Size
 		})
 	}
-	live := map[manifest.ID]bool{}
+	live, passed := map[manifest.ID]bool{}, v.passed()
 	for _, e := range p.index {
 		live[e.ID] = true
 		if m := v.at(e.Sequence); m != nil {
@@ -327,7 +359,10 @@ func (p *prunePlan) chooseObjects(v *View, data map[manifest.ID][]storage.Info, 
 	}
 	for id, infos := range data {
 		newest := slices.MaxFunc(infos, func(a, b storage.Info) int { return a.Modified.Compare(b.Modified) }).Modified
-		if !gone[id] && now.Sub(newest) <= GiveUpAfter+skewMargin || p.locked[id] {
+		if !gone[id] && now.Sub(newest) <= GiveUpAfter+skewMargin || p.spared[id] {
+			continue
+		}
+		if !gone[id] && !live[id] && (p.lost || !newest.After(passed)) {
 			continue
 		}
 		named := false

@@ -35,6 +35,14 @@ type SweepOptions struct {
 // deletes bounds the deletions that a sweep has open at a time.
 const deletes = 16
 
+// sweepWithin bounds how long a sweep goes by what it read of a chain. Should it
+// sleep for weeks, the prune that it goes by may be gone, and the name that it
+// is about to delete be that of a copy which somebody has made since.
+const sweepWithin = 2 * time.Hour
+
+// ErrStale: a sweep took longer than sweepWithin. The next one goes on.
+var ErrStale = errors.New("what is due was decided too long ago")
+
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
 // nothing that a manifest which counts names (but for what a rekey has replaced), nothing in a chain with
@@ -58,6 +66,7 @@ func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, erro
 		if len(opts.Chains) > 0 && !slices.Contains(opts.Chains, chain) {
 			continue
 		}
+		decided := r.now()
 		v, err := r.loadListed(ctx, chain, l.chains[chain], depth{signatures: true})
 		if err != nil {
 			return swept, fmt.Errorf("%s: %w", doing, err)
@@ -66,7 +75,7 @@ func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, erro
 			swept.Problems = append(swept.Problems, failures...)
 			continue
 		}
-		if err := r.sweepChain(ctx, chain, r.due(v, l.chains[chain], now, swept), opts, swept); err != nil {
+		if err := r.sweepChain(ctx, chain, r.due(v, l.chains[chain], now, swept), decided, opts, swept); err != nil {
 			return swept, fmt.Errorf("%s: %s: %w", doing, chain, err)
 		}
 	}
@@ -86,6 +95,14 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 	replaced := v.replacements()
 	for i := range v.Manifests {
 		for _, o := range replaced.objects(&v.Manifests[i]) {
+			named[o.Name] = true
+		}
+	}
+	for _, seq := range v.st.order {
+		if !v.st.forked(seq) {
+			continue
+		}
+		for _, o := range v.st.slots[seq].m.Objects {
 			named[o.Name] = true
 		}
 	}
@@ -130,7 +147,7 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 
 // sweepChain deletes what is due of one chain, several objects at a time, and
 // stops at the first error.
-func (r *Repository) sweepChain(ctx context.Context, chain manifest.Chain, due []doomed, opts SweepOptions, swept *Swept) (err error) {
+func (r *Repository) sweepChain(ctx context.Context, chain manifest.Chain, due []doomed, decided time.Time, opts SweepOptions, swept *Swept) (err error) {
 	if opts.DryRun || len(due) == 0 {
 		for _, d := range due {
 			swept.count(d)
@@ -154,6 +171,9 @@ func (r *Repository) sweepChain(ctx context.Context, chain manifest.Chain, due [
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
+			}
+			if age := r.now().Sub(decided); age > sweepWithin {
+				return fmt.Errorf("%w: %s ago, limit %s; the next prune goes on", ErrStale, age.Round(time.Second), sweepWithin)
 			}
 			err := r.store.Delete(ctx, r.stored(d.name))
 			mu.Lock()

@@ -105,6 +105,15 @@ func (st *state) dead(seq manifest.Sequence) bool {
 	return !listed
 }
 
+// forked reports whether a place holds a genuine manifest that no prune let go
+// and that the newest index leaves out, as if by a writer that did not trust its
+// key. Somebody was told that it counts.
+func (st *state) forked(seq manifest.Sequence) bool {
+	s := st.slots[seq]
+	_, named := st.pruned[seq]
+	return s != nil && s.m != nil && !st.counts[seq] && !st.late[seq] && !named && seq >= st.base
+}
+
 // indexed finds a place in the newest index.
 func (st *state) indexed(seq manifest.Sequence) (manifest.Entry, bool) {
 	if st.anchor == nil {

@@ -85,6 +85,24 @@ func (r *Repository) witnessed(v *View, views []*View) []Problem {
 	return problems
 }
 
+// lostWitnessed reports whether manifests of this chain or of the others saw one
+// of this chain that is gone.
+func (r *Repository) lostWitnessed(ctx context.Context, v *View, l *listing) (bool, error) {
+	others := slices.DeleteFunc(l.names(), func(chain manifest.Chain) bool { return chain == v.Chain })
+	views, err := r.loadAll(ctx, l, others, depth{newest: true})
+	if err != nil {
+		return false, err
+	}
+	if len(r.witnessed(v, append(slices.Clone(views), v))) == 0 {
+		return false, nil
+	}
+	v, err = r.load(ctx, v.Chain, depth{signatures: true}) // what they saw may have come since it was read
+	if err != nil {
+		return false, err
+	}
+	return len(r.witnessed(v, append(views, v))) > 0, nil
+}
+
 // ownNames are the names by which manifests call this store: the one that it
 // was opened by, and others if they prove to be of the same store, as when a
 // copy or a mount is read. Another store's heads say nothing of this one, which
