@@ -257,7 +257,9 @@ func (e *exposition) inStore(chain string, etcd bool, in *status.InStore) {
 	if etcd {
 		e.time(lastProved, in.NewestProved, chain, store)
 		e.gauge(revision, float64(in.Revision), chain, store)
-		e.gauge(keys, float64(in.Keys), chain, store)
+		if in.Keys >= 0 { // else it would look like a loss
+			e.gauge(keys, float64(in.Keys), chain, store)
+		}
 	}
 	e.gauge(size, float64(in.PlainBytes), chain, store, "plain")
 	e.gauge(size, float64(in.StoredBytes), chain, store, "stored")

@@ -87,7 +87,7 @@ var (
 	backups       = gauge("lifeboat_chain_backups", "Backups that can be restored.", "chain", "store")
 	chainBytes    = gauge("lifeboat_chain_stored_bytes", "Stored bytes of all backups of the chain.", "chain", "store")
 	revision      = gauge("lifeboat_backup_revision", "etcd's revision in the newest full.", "chain", "store")
-	keys          = gauge("lifeboat_backup_keys", "Live keys in the newest full.", "chain", "store")
+	keys          = gauge("lifeboat_backup_keys", "Live keys in the newest full; absent where they were not counted, as without scratch.", "chain", "store")
 	size          = gauge("lifeboat_backup_size_bytes", "Size of the newest backup: plain as captured, stored after compression and encryption.", "chain", "store", "kind")
 	previousSize  = gauge("lifeboat_backup_previous_size_bytes", "Stored size of the backup before the newest. Absent: there is none.", "chain", "store")
 	lockedUntil   = gauge("lifeboat_object_lock_until_timestamp_seconds", "Until when Object Lock keeps the newest backup. Absent: it does not.", "chain", "store")

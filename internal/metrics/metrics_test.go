@@ -40,7 +40,7 @@ func loaded() *status.Status {
 				{Store: s3, Read: noon, Head: 42, RecoveryPoint: ago(2 * time.Hour), Newest: ago(2 * time.Hour), NewestWhole: ago(2 * time.Hour), NewestProved: ago(8 * time.Hour),
 					Revision: 123456, Keys: 4000, PlainBytes: 50 << 20, StoredBytes: 9 << 20, Previous: 8 << 20, Backups: 30, TotalBytes: 300 << 20,
 					RetainUntil: noon.Add(720 * time.Hour), Valid: true},
-				{Store: disk, Read: ago(time.Minute), Head: 40, RecoveryPoint: ago(8 * time.Hour), Newest: ago(8 * time.Hour), Late: ago(time.Hour), Regressed: true, Failures: []string{"gone"}},
+				{Store: disk, Read: ago(time.Minute), Head: 40, Keys: -1, RecoveryPoint: ago(8 * time.Hour), Newest: ago(8 * time.Hour), Late: ago(time.Hour), Regressed: true, Failures: []string{"gone"}},
 			}},
 			{Name: "hosts/cp1", Ours: true, Interval: 6 * time.Hour, InStores: []status.InStore{{Store: s3, Read: noon, Valid: true}, {Store: disk}}},
 			{Name: "hosts/cp2", RecoveryPoint: ago(20 * time.Hour), InStores: []status.InStore{{Store: disk}}}, // not read yet

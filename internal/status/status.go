@@ -49,7 +49,7 @@ type InStore struct {
 	NewestWhole   time.Time `json:"newestWhole"`   // of the newest that is not degraded
 	NewestProved  time.Time `json:"newestProved"`  // of the newest that is proved
 	Revision      int64     `json:"revision"`      // of the newest full; 0 for files
-	Keys          int64     `json:"keys"`          // live keys in the newest full
+	Keys          int64     `json:"keys"`          // live keys in the newest full; -1: not counted
 	PlainBytes    int64     `json:"plainBytes"`    // of the newest backup
 	StoredBytes   int64     `json:"storedBytes"`   // of the newest backup
 	Previous      int64     `json:"previous"`      // StoredBytes of the backup before it; 0: none

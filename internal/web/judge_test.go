@@ -137,3 +137,15 @@ func TestHeadlineIsTheOldestOfWhatMattersMost(t *testing.T) {
 		t.Errorf("%s of none", c.Name)
 	}
 }
+
+func TestKeysThatNobodyCountedAreNotCalledNone(t *testing.T) {
+	s := webtest.Well()
+	in := &s.Chains[1].InStores[0]
+	for keys, want := range map[int64]string{-1: "keys not counted", 0: "0 keys", 1: "1 key", 12: "12 keys"} {
+		in.Keys = keys
+		b := builder{now: webtest.Now}
+		if got := b.inStore(&s.Chains[1], in).Keys; got != want {
+			t.Errorf("%d: %q, want %q", keys, got, want)
+		}
+	}
+}

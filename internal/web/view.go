@@ -213,9 +213,14 @@ func (b *builder) inStore(c *status.Chain, in *status.InStore) inStoreView {
 		v.Head = count(int64(in.Head))
 	}
 	if in.Revision > 0 {
-		v.Revision, v.Keys = count(in.Revision), count(in.Keys)+" keys"
-		if in.Keys == 1 {
+		v.Revision = count(in.Revision)
+		switch in.Keys {
+		case -1:
+			v.Keys = "keys not counted"
+		case 1:
 			v.Keys = "1 key"
+		default:
+			v.Keys = count(in.Keys) + " keys"
 		}
 	}
 	if !in.Newest.IsZero() {

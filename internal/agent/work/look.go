@@ -322,6 +322,9 @@ func readChain(view *repository.View) *seenChain {
 		}
 		if b.Etcd != nil {
 			in.Revision, in.Keys = int64(b.Etcd.Revision), b.Etcd.Keys
+			if b.Etcd.HashKV == 0 { // it was streamed without scratch: nobody read it
+				in.Keys = -1
+			}
 		}
 	}
 	for _, m := range slices.Backward(view.Manifests) {
