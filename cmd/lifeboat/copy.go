@@ -196,7 +196,8 @@ type copiedJSON struct {
 // fates are the fates of copies in words.
 var fates = map[repository.Fate]string{
 	repository.FateWanted: "would be copied", repository.FatePresent: "there already",
-	repository.FatePruned: "pruned there, so left out", repository.FateOld: "REFUSED: older than what is there",
+	repository.FatePruned: "pruned there, so left out", repository.FateDropped: "LEFT OUT: unfinished there, and given up by a prune",
+	repository.FateOld:   "REFUSED: older than what is there",
 	repository.FateAlone: "its backup is not there, so left out", repository.FateCopied: "copied", repository.FateFailed: "FAILED",
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"lifeboat/internal/manifest"
@@ -73,7 +74,8 @@ type Fate string
 const (
 	FateWanted  Fate = "wanted"  // it can be copied
 	FatePresent Fate = "present" // the destination has it
-	FatePruned  Fate = "pruned"  // the destination had it, or part of it, and a prune said that it goes
+	FatePruned  Fate = "pruned"  // the destination had it, and a prune said that it goes
+	FateDropped Fate = "dropped" // the destination never had all of it: a prune took what a copy had left for garbage
 	FateOld     Fate = "old"     // it is older than what the destination holds: ErrOrder
 	FateAlone   Fate = "alone"   // a proof of a backup that is not there
 	FateCopied  Fate = "copied"
@@ -107,10 +109,12 @@ func (c *Copying) fate(ctx context.Context, v *View, m *manifest.Manifest) (Fate
 	for _, e := range v.st.live {
 		live[e.ID] = true
 	}
-	if _, gone := v.st.dropped[m.ID]; gone {
-		return FatePruned, nil
-	}
+	by, gone := v.st.dropped[m.ID]
 	switch {
+	case gone && slices.Contains(v.st.slots[by].m.Prune.Drop, m.ID):
+		return FateDropped, nil
+	case gone:
+		return FatePruned, nil
 	case live[m.ID]:
 		return FatePresent, nil
 	case m.Proof != nil && !live[m.Proof.Of]:
@@ -187,9 +191,23 @@ func (c *Copying) Draft(id manifest.ID, retainUntil time.Time) *manifest.Manifes
 	}
 	m.Objects = slices.Clone(o.Objects)
 	for i := range m.Objects {
-		m.Objects[i].Name = ObjectName(c.chain, m.ID, path.Base(m.Objects[i].Name))
+		m.Objects[i].Name = ObjectName(c.chain, m.ID, fileOf(m.Objects[i].Name, m.ID))
 	}
 	return &m
+}
+
+// fileOf names the file of a copy in its backup's folder. What a rekey sealed
+// anew has another name than the original bytes: those may be there from a copy
+// that was interrupted before the rekey, and nothing is replaced.
+func fileOf(name string, id manifest.ID) string {
+	file, folder := path.Base(name), path.Base(path.Dir(name))
+	if by, rest, ok := strings.Cut(file, "-"); ok && manifest.ID(by).Check() == nil && folder != string(id) {
+		file = rest // an earlier rekey's, before it was copied to where it came from
+	}
+	if folder != string(id) {
+		file = folder + "-" + file
+	}
+	return file
 }
 
 // Commit makes a copy count; its objects have been put. A copy may be of any

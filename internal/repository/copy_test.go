@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"path"
 	"testing"
 	"time"
 
@@ -221,10 +222,35 @@ func TestAPruneThatDropsACopysIDWins(t *testing.T) {
 		t.Errorf("committed what a prune had dropped: %v", err)
 	}
 	fates, err := copyAll(t, from, to, etcdMain)
-	if err != nil || fates[b.Manifest.ID] != FatePruned {
+	if err != nil || fates[b.Manifest.ID] != FateDropped {
 		t.Errorf("%v, %v", fates, err)
 	}
 	good(t, to)
+}
+
+func TestACopyInterruptedBeforeARekeyIsFinishedAfterIt(t *testing.T) {
+	w := newWorld(t, nil)
+	from, to := w.open(), w.second()
+	b := w.backup(from, etcdMain, manifest.KindFull)
+	name := b.Manifest.Objects[0].Name
+	if err := to.CopyObject(t.Context(), from, b.Manifest.Objects[0], name, time.Time{}, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	w.mustRekey(from, b.Manifest)
+	fates, err := copyAll(t, from, to, etcdMain)
+	if err != nil || fates[b.Manifest.ID] != FateCopied {
+		t.Fatalf("%v, %v", fates, err)
+	}
+	good(t, to)
+	w.mustRekey(to, b.Manifest) // and on to a third, under a name that does not grow
+	third := w.second()
+	if _, err := copyAll(t, to, third, etcdMain); err != nil {
+		t.Fatal(err)
+	}
+	if file := path.Base(fulls(t, third)[0].Objects[0].Name); len(file) != 26+1+len(path.Base(name)) {
+		t.Errorf("it is named %s", file)
+	}
+	good(t, third)
 }
 
 // touch stores something new, by which a store without a clock tells the time.

@@ -173,6 +173,7 @@ func (p *plan) run(ctx context.Context, o CopyOptions, report *CopyReport) error
 	if old := p.count(repository.FateOld); old > 0 {
 		errs = append(errs, fmt.Errorf("%s: %d backups are left out: %w", p.chain, old, repository.ErrOrder))
 	}
+	dropped := p.count(repository.FateDropped)
 	failed := false
 	for _, m := range p.list {
 		c := Copied{Manifest: m.Manifest, Fate: p.fates[m.ID]}
@@ -188,7 +189,8 @@ func (p *plan) run(ctx context.Context, o CopyOptions, report *CopyReport) error
 			c.Fate = repository.FateCopied
 			switch {
 			case errors.Is(c.Err, repository.ErrSuperseded):
-				c.Fate, c.Err = repository.FatePruned, nil
+				c.Fate, c.Err = repository.FateDropped, nil
+				dropped++
 			case c.Err != nil:
 				c.Fate = repository.FateFailed
 				if !failed {
@@ -198,6 +200,10 @@ func (p *plan) run(ctx context.Context, o CopyOptions, report *CopyReport) error
 			}
 		}
 		report.Copies = append(report.Copies, c)
+	}
+	if dropped > 0 {
+		errs = append(errs, fmt.Errorf("%s: %d are left out, of which the destination holds nothing that counts: a prune there took what an unfinished copy had left for garbage: %w; copy them to another store",
+			p.chain, dropped, repository.ErrSuperseded))
 	}
 	return errors.Join(errs...)
 }

@@ -178,6 +178,36 @@ func TestACopyThatDiesAtAnyStepIsWholeAfterTheNext(t *testing.T) {
 	}
 }
 
+func TestACopyThatIsLeftOutBecauseAPruneGaveItUpIsAnError(t *testing.T) {
+	w := newWorld(t, 2)
+	originals, _, err := w.from.Originals(t.Context(), etcdMain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := time.Duration(0)
+	now := func() time.Time { return time.Now().Add(late) }
+	store := memory.New(memory.WithClock(now))
+	to, err := repository.Open(store, repository.Options{Trust: w.trust, Signer: w.signer, Name: "memory:to", Now: now, Writer: manifest.Writer{Node: "cp1", Version: "0.1.0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := originals[0].Objects[0]
+	if err := to.CopyObject(t.Context(), w.from, object, object.Name, time.Time{}, func(int) {}); err != nil {
+		t.Fatal(err) // and here it is interrupted
+	}
+	late = 3 * time.Hour
+	if p, err := to.Prune(t.Context(), etcdMain, nil, repository.PruneOptions{}); err != nil || len(p.Dropped) != 1 {
+		t.Fatal(p, err)
+	}
+	report, err := w.copyTo(store, func(o *CopyOptions) { o.To = to })
+	if !errors.Is(err, repository.ErrSuperseded) {
+		t.Errorf("a gap that nobody is told of: %v", err)
+	}
+	if len(report.Copies) != 2 || report.Copies[0].Fate != repository.FateDropped || report.Copies[1].Fate != repository.FateCopied {
+		t.Errorf("%+v", report.Copies)
+	}
+}
+
 func (w *world) rekey(store storage.Store, change ...func(*RekeyOptions)) ([]Rekeyed, error) {
 	w.t.Helper()
 	r := w.repo(store, "memory:from")
