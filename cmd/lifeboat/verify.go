@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -31,7 +32,8 @@ proves backups which could not be proved at capture; where this machine may
 sign, the proof is committed to the chain.
 
 Exit code 3 means that something was lost, damaged or tampered with; each
-object concerned stands on a line of its own.`,
+object concerned stands on a line of its own. Harmless notes that say the same,
+such as what a prune is still to delete, are one line; -o json has each object.`,
 		Example: `  lifeboat verify
   lifeboat verify --deep --identity recovery.key
   lifeboat verify 3k7q --store file:///mnt/usb --cluster prod-eu1 --trust trust`,
@@ -214,13 +216,10 @@ func (a *app) commitProof(ctx context.Context, repo *repository.Repository, prov
 
 func (a *app) printVerify(results []verifyJSON) {
 	for _, r := range results {
-		for _, p := range r.Problems {
-			word := "PROBLEM"
-			if p.Kind.Note() {
-				word = "note"
-			}
-			fmt.Fprintf(a.out, "%s  %s\n", word, p)
+		for _, p := range repository.Failures(r.Problems) {
+			fmt.Fprintf(a.out, "PROBLEM  %s\n", p)
 		}
+		printNotes(a.out, r.Problems)
 		for _, d := range r.Deep {
 			switch {
 			case !d.OK:
@@ -236,6 +235,36 @@ func (a *app) printVerify(results []verifyJSON) {
 		}
 		fmt.Fprintf(a.out, "%s: %d manifests in %d chains, %d objects, %s read: %s\n",
 			r.Store, r.Manifests, len(r.Chains), r.Objects, humanBytes(r.Bytes), verdict(r.OK))
+	}
+}
+
+// printNotes writes one line for all notes of a kind that say the same, with the
+// first object: a store that is pruned has a leftover or more for each backup
+// that is gone. Other words are another line: whether something waits for a
+// prune or because of a rekey tells which keys are still needed.
+func printNotes(w io.Writer, problems []repository.Problem) {
+	type note struct {
+		kind    repository.Kind
+		message string
+	}
+	var notes []note
+	objects := map[note][]string{}
+	for _, p := range problems {
+		if !p.Kind.Note() {
+			continue
+		}
+		n := note{p.Kind, p.Message}
+		if objects[n] == nil {
+			notes = append(notes, n)
+		}
+		objects[n] = append(objects[n], p.Object)
+	}
+	for _, n := range notes {
+		object := objects[n][0]
+		if more := len(objects[n]) - 1; more > 0 {
+			object += fmt.Sprintf(" and %d more", more)
+		}
+		fmt.Fprintf(w, "note  %s: %s: %s\n", object, n.kind, n.message)
 	}
 }
 
