@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -138,14 +139,36 @@ func (a *app) printBackup(list []session.Store, results []*backup.Result) error 
 	for _, b := range out.Backups {
 		printBackupLine(a.out, b)
 	}
-	for _, s := range out.Stores {
-		if s.OK {
-			fmt.Fprintf(a.out, "committed to %s\n", s.URL)
-		} else if s.Error != "" {
-			fmt.Fprintf(a.out, "NOT committed to %s: %s\n", s.URL, s.Error)
-		}
+	for i, o := range list {
+		printCommits(a.out, o, results, out.Stores[i].Error)
 	}
 	return nil
+}
+
+// printCommits writes what one store has now, by chain: where one backup
+// failed, that the other is committed must not read as if both were.
+func printCommits(w io.Writer, o session.Store, results []*backup.Result, failure string) {
+	var chains []string
+	failed := o.Err != nil || len(results) == 0
+	if failed {
+		fmt.Fprintf(w, "NOT committed to %s: %s\n", o.URL, failure)
+	}
+	for _, r := range results {
+		for _, c := range r.Commits {
+			switch {
+			case c.Store != o.URL || failed:
+			case c.Err == nil:
+				chains = append(chains, string(c.Manifest.Chain))
+			case r.Manifest != nil:
+				fmt.Fprintf(w, "%s: NOT committed to %s: %s\n", r.Manifest.Chain, o.URL, c.Err)
+			default: // the error says which
+				fmt.Fprintf(w, "NOT committed to %s: %s\n", o.URL, c.Err)
+			}
+		}
+	}
+	if len(chains) > 0 {
+		fmt.Fprintf(w, "%s: committed to %s\n", strings.Join(chains, ", "), o.URL)
+	}
 }
 
 func printBackupLine(w io.Writer, b backupJSON) {
