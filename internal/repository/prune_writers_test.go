@@ -205,3 +205,38 @@ func TestASweepLeavesAWriterInFlightAlone(t *testing.T) {
 		t.Errorf("%d backups", n)
 	}
 }
+
+func TestACreateInAPlaceWhosePruneIsGoneIsClearedAway(t *testing.T) {
+	w := newWorld(t, nil)
+	w.full(w.open())
+	paused := w.paused()
+	m, data := w.draft(etcdMain, manifest.KindFull)
+	writer := on(paused, &beforePut{Store: w.store, f: func(string) {
+		w.clock.forward(30 * time.Minute)
+		r := w.open()
+		fulls := w.fulls(r, 3)
+		w.prune(r, etcdMain, fulls[0].Manifest.ID)
+		w.clock.forward(ManifestGrace + time.Hour)
+		w.sweep(r)
+		w.full(r)
+		if p := w.prune(r, etcdMain); p.Manifests != 1 { // the prune that named the place
+			t.Errorf("pruned %+v", p)
+		}
+	}})
+	if err := put(t.Context(), writer, m, data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := writer.Commit(t.Context(), m); err == nil {
+		t.Fatal("it counts, though its data was given up")
+	}
+	if got := w.manifests(); !slices.Contains(got, 2) {
+		t.Fatalf("manifests are %v", got)
+	}
+	w.prune(w.open(), etcdMain)
+	w.clock.forward(ManifestGrace + time.Hour)
+	w.sweep(w.open())
+	if got := w.manifests(); slices.Contains(got, 2) {
+		t.Errorf("manifests are %v", got)
+	}
+	w.clean(w.open())
+}

@@ -107,11 +107,21 @@ func (st *state) dead(seq manifest.Sequence) bool {
 
 // forked reports whether a place holds a genuine manifest that no prune let go
 // and that the newest index leaves out, as if by a writer that did not trust its
-// key. Somebody was told that it counts.
+// key. Somebody was told that it counts. Nobody was if it came long after what is
+// behind it: its writer slept, and found that its place had been pruned.
 func (st *state) forked(seq manifest.Sequence) bool {
 	s := st.slots[seq]
 	_, named := st.pruned[seq]
-	return s != nil && s.m != nil && !st.counts[seq] && !st.late[seq] && !named && seq >= st.base
+	if s == nil || s.m == nil || st.counts[seq] || st.late[seq] || named || seq < st.base {
+		return false
+	}
+	i, _ := slices.BinarySearch(st.order, seq)
+	for _, behind := range st.order[i:] {
+		if st.counts[behind] {
+			return !s.modified.After(st.slots[behind].modified.Add(skewMargin))
+		}
+	}
+	return true
 }
 
 // indexed finds a place in the newest index.
