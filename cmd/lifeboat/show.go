@@ -49,12 +49,8 @@ func (a *app) show(ctx context.Context, id string) error {
 		{"manifest", b.Hash.String()},
 	}
 	if e := b.Etcd; e != nil {
-		rows = append(rows,
-			[]string{"etcd", fmt.Sprintf("%s, storage %s, cluster %s, member %s", e.Version, e.StorageVersion, e.ClusterID, e.MemberID)},
-			[]string{"revision", fmt.Sprintf("%d, compacted at %d", e.Revision, e.CompactRevision)},
-			[]string{"HashKV", fmt.Sprintf("%d, equal on members %v", e.HashKV, e.ComparedWith)},
-			[]string{"keys", fmt.Sprintf("%d in %s", e.Keys, humanBytes(e.DBBytes))},
-		)
+		rows = append(rows, []string{"etcd", fmt.Sprintf("%s, storage %s, cluster %s, member %s", e.Version, e.StorageVersion, e.ClusterID, e.MemberID)})
+		rows = append(rows, fileRows(e)...)
 		for _, m := range e.Members {
 			rows = append(rows, []string{"member", fmt.Sprintf("%s %s %s", m.ID, m.Name, strings.Join(m.PeerURLs, ","))})
 		}
@@ -93,6 +89,27 @@ func (a *app) show(ctx context.Context, id string) error {
 		rows = append(rows, []string{"unproved", why})
 	}
 	return table(a.out, rows)
+}
+
+// fileRows says what the database file held. Nobody read one that was streamed
+// without scratch: its manifest has zeros, and the least that the revision can be.
+func fileRows(e *manifest.Etcd) [][]string {
+	if e.HashKV == 0 && e.Keys == 0 {
+		return [][]string{
+			{"revision", fmt.Sprintf("%d or later: not read at capture", e.Revision)},
+			{"HashKV", "not computed at capture"},
+			{"keys", fmt.Sprintf("not counted, in %s", humanBytes(e.DBBytes))},
+		}
+	}
+	compared := "compared with no member"
+	if len(e.ComparedWith) > 0 {
+		compared = fmt.Sprintf("equal on members %v", e.ComparedWith)
+	}
+	return [][]string{
+		{"revision", fmt.Sprintf("%d, compacted at %d", e.Revision, e.CompactRevision)},
+		{"HashKV", fmt.Sprintf("%d, %s", e.HashKV, compared)},
+		{"keys", fmt.Sprintf("%d in %s", e.Keys, humanBytes(e.DBBytes))},
+	}
 }
 
 // completeID offers the ids of a store's backups to the shell.
