@@ -148,3 +148,21 @@ func TestASweepThatSleptDeletesNothing(t *testing.T) {
 	}
 	w.clean(on(w.open(), to.store))
 }
+
+func TestWhatARekeyReplacedStaysIfTheRekeysDataIsLost(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.open()
+	b := w.full(r)
+	w.full(r)
+	rekey := w.mustRekey(r, b.Manifest)
+	w.clock.forward(2 * time.Hour)
+	if p := w.prune(r, etcdMain); !slices.Contains(p.Objects, b.Manifest.Objects[0].Name) {
+		t.Fatalf("pruned %+v", p)
+	}
+	remove(t, w.store, r.stored(rekey.Manifest.Objects[0].Name))
+	w.clock.forward(ObjectGrace + time.Hour)
+	w.sweep(r)
+	if !w.holds(b.Manifest) {
+		t.Error("the last of its data is deleted")
+	}
+}

@@ -45,8 +45,8 @@ var ErrStale = errors.New("what is due was decided too long ago")
 
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
-// nothing that a manifest which counts names (but for what a rekey has replaced), nothing in a chain with
-// failures, and no manifest whose text is not the one that was named. Time
+// nothing that a manifest which counts names (but for what a rekey has replaced, while what replaced it is
+// there), nothing in a chain with failures, and no manifest whose text is not the one that was named. Time
 // passes for it by the store's clock and ours, whichever is slower, and it
 // refuses with ErrClock where they differ by much. An error comes with what was
 // deleted before it; where the credentials may not delete it is
@@ -91,10 +91,21 @@ type doomed struct {
 
 // due lists what is to be deleted of a chain now, and counts what waits.
 func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swept) []doomed {
+	sizes := map[string]int64{}
+	for _, infos := range listed.data {
+		for _, info := range infos {
+			sizes[trimCluster(r.cluster, info.Name)] = info.Size
+		}
+	}
 	named := map[string]bool{}
 	replaced := v.replacements()
 	for i := range v.Manifests {
-		for _, o := range replaced.objects(&v.Manifests[i]) {
+		m := &v.Manifests[i]
+		objects := replaced.objects(m)
+		if by := replaced.by[m.Sequence]; by != nil && sizes[by.Objects[0].Name] != by.Objects[0].Size {
+			objects = m.Objects // what stands for them is gone: they are the last that is left
+		}
+		for _, o := range objects {
 			named[o.Name] = true
 		}
 	}
@@ -104,12 +115,6 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 		}
 		for _, o := range v.st.slots[seq].m.Objects {
 			named[o.Name] = true
-		}
-	}
-	sizes := map[string]int64{}
-	for _, infos := range listed.data {
-		for _, info := range infos {
-			sizes[trimCluster(r.cluster, info.Name)] = info.Size
 		}
 	}
 	var due []doomed
