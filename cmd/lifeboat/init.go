@@ -125,7 +125,11 @@ func (a *app) printKit(k *kit.Kit, postQuantum, named bool) error {
 	fmt.Fprintf(&b, "  %s\n  %s\n  %s\n  %s\n\n", k.ConfigPath, k.IdentityPath, k.SignerPath, k.TrustPath)
 	for _, e := range k.Config.Etcd {
 		how := ""
-		if k.Kind != "" && !named {
+		switch {
+		case k.Kind == "" || named:
+		case k.Kind == "stacked", k.Kind == "external": // that says where etcd runs, not what the node is
+			how = ", found in this node's static pods (" + k.Kind + " etcd)"
+		default:
 			how = ", found on this " + k.Kind + " node"
 		}
 		fmt.Fprintf(&b, "etcd %s: %s%s\n", e.Name, strings.Join(e.Endpoints, ", "), how)
