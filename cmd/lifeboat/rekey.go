@@ -123,11 +123,41 @@ func rekeyStore(ctx context.Context, options transfer.RekeyOptions, prefixes []s
 		return nil, refused
 	}
 	list, err := transfer.Rekey(ctx, options)
+	if failed := failedOf(list); len(failed) > 0 {
+		err = &rekeyError{store: repo.Name(), failed: len(failed), of: len(list), err: errors.Join(failed...)}
+		if ctx.Err() != nil {
+			err = errors.Join(err, context.Cause(ctx))
+		}
+	}
 	err = errors.Join(err, refused)
 	if failures := repository.Failures(problems); len(failures) > 0 {
 		err = errors.Join(err, &repository.VerificationError{Doing: "rekey in " + repo.Name(), Problems: failures})
 	}
 	return list, err
+}
+
+// rekeyError stands for the failures of single backups in one store, which are
+// listed with those: it says how many there are, and is all of them.
+type rekeyError struct {
+	store      string
+	failed, of int
+	err        error
+}
+
+func (e *rekeyError) Error() string {
+	return fmt.Sprintf("rekey in %s: %d of %d backups failed, for the reasons listed", e.store, e.failed, e.of)
+}
+
+func (e *rekeyError) Unwrap() error { return e.err }
+
+func failedOf(list []transfer.Rekeyed) []error {
+	var errs []error
+	for _, r := range list {
+		if r.Err != nil {
+			errs = append(errs, r.Err)
+		}
+	}
+	return errs
 }
 
 type rekeyJSON struct {
