@@ -234,6 +234,30 @@ func TestAStoreThatFailsEndsIt(t *testing.T) {
 	}
 }
 
+func TestWhatARestoreOfTheLatestGivesBackStaysWhileALaggingMemberIsBackedUp(t *testing.T) {
+	w := newWorld(t, memory.New())
+	degraded := func(revision manifest.Revision) func(*manifest.Manifest) {
+		return func(m *manifest.Manifest) { m.Degraded, m.Etcd.Revision = []string{"no quorum"}, revision }
+	}
+	whole := w.backup(etcdMain, degraded(100), func(m *manifest.Manifest) { m.Degraded = nil })
+	furthest := w.backup(etcdMain, degraded(120))
+	w.backup(etcdMain, degraded(110))
+	newest := w.backup(etcdMain, degraded(111))
+	report := w.run(Options{Policy: retention.Policy{Minimum: 1}})
+	left := w.listed()
+	for _, m := range []*manifest.Manifest{whole, furthest, newest} {
+		if _, ok := left[m.ID]; !ok {
+			t.Errorf("revision %d is gone", m.Etcd.Revision)
+		}
+	}
+	if len(left) != 3 || report.Chains[0].Removed != 1 {
+		t.Errorf("%+v", report.Chains[0])
+	}
+	if m, err := w.open().Resolve(t.Context(), etcdMain, repository.Point{}); err != nil || m.ID != furthest.ID {
+		t.Errorf("the latest is %+v, %v", m, err)
+	}
+}
+
 func TestWhatIsLockedImportedOrUnprovedReachesThePolicy(t *testing.T) {
 	w := newWorld(t, memory.New())
 	until := start.Add(1000 * time.Hour)

@@ -241,6 +241,9 @@ func draw(r *rand.Rand) ([]Item, Policy) {
 		}
 		items = append(items, item)
 	}
+	if len(items) > 0 && r.IntN(2) == 0 {
+		items[r.IntN(len(items))].Latest = true
+	}
 	return items, p
 }
 
@@ -300,7 +303,7 @@ func TestWhatHoldsForEveryPolicyAndChain(t *testing.T) {
 			if len(d.Reasons) == 0 || slices.Contains(d.Reasons, "") {
 				fail("no reason for %+v", d)
 			}
-			if !d.Keep && (d.RetainUntil.After(now) || d.Imported && !p.Imported || d.Created.After(now.Add(Ahead))) {
+			if !d.Keep && (d.Latest || d.RetainUntil.After(now) || d.Imported && !p.Imported || d.Created.After(now.Add(Ahead))) {
 				fail("%+v goes", d)
 			}
 		}
