@@ -141,10 +141,8 @@ func (a *app) openToCopy(ctx context.Context, flags copyFlags) (s *session.Sessi
 	if to.Err != nil {
 		return nil, nil, nil, to.Err
 	}
-	if len(s.Memory.Of(to.URL)) > 0 { // a disk that is not mounted must not be filled under its mount point
-		if err := to.Repository.Require(ctx); err != nil {
-			return nil, nil, nil, fmt.Errorf("the destination held backups when this machine saw it last; is it mounted? %w", err)
-		}
+	if err := session.Vanished(ctx, to.Repository, s.Memory); err != nil { // a disk that is not mounted must not be filled under its mount point
+		return nil, nil, nil, fmt.Errorf("copy to %s: %w", to.URL, err)
 	}
 	var errs []error
 	for i := range s.Stores[1:] {

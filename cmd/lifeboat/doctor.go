@@ -11,7 +11,9 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/doctor"
+	"lifeboat/internal/repository"
 	"lifeboat/internal/session"
+	"lifeboat/internal/witness"
 	"lifeboat/storage"
 	"lifeboat/storage/open"
 )
@@ -45,6 +47,21 @@ func (a *app) doctor(ctx context.Context) error {
 		Config: c, ConfigDir: filepath.Dir(a.configPath), Now: a.now, Rand: a.rand, UID: os.Geteuid(),
 		OpenStore: func(ctx context.Context, s config.Store) (storage.Store, error) {
 			return open.Store(ctx, s.URL, session.S3Config(s))
+		},
+		Vanished: func(ctx context.Context, settings config.Store, store storage.Store) error {
+			trust, err := session.LoadTrust(c.Signing.TrustFile, c.Cluster)
+			if err != nil {
+				return nil // found elsewhere
+			}
+			memory, err := witness.Open(c.StateDir, trust.Cluster)
+			if err != nil {
+				return err
+			}
+			repo, err := repository.Open(store, repository.Options{Trust: trust, Name: settings.URL, Now: a.now})
+			if err != nil {
+				return err
+			}
+			return session.Vanished(ctx, repo, memory)
 		},
 		Report: func(f doctor.Finding) {
 			if a.format == "text" {

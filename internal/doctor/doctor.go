@@ -41,6 +41,7 @@ type Options struct {
 	Config    *config.Config
 	ConfigDir string // where init left its files
 	OpenStore func(context.Context, config.Store) (storage.Store, error)
+	Vanished  func(context.Context, config.Store, storage.Store) error // why an empty store is not the one that this machine knows; may be nil
 	Now       func() time.Time
 	Rand      io.Reader
 	UID       int           // who would back up

@@ -43,6 +43,12 @@ func (d *doctor) store(ctx context.Context, settings config.Store) bool {
 		d.problem(check, "correct the store's settings in the configuration", "%v", err)
 		return false
 	}
+	if d.Vanished != nil { // before anything is written below a mount point
+		if err := d.Vanished(ctx, settings, store); err != nil {
+			d.problem(check, "mount the disk, or correct the store's URL", "%v", err)
+			return false
+		}
+	}
 	id, err := manifest.NewID(d.Rand)
 	if err != nil {
 		d.problem(check, "", "%v", err)

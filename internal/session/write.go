@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -49,7 +50,7 @@ func (s *Session) ready(ctx context.Context) {
 		}
 		running.Go(func() {
 			o.Err = s.within(ctx, o.URL, func(ctx context.Context) error {
-				if err := vanished(ctx, o.Repository, s.Memory); err != nil {
+				if err := Vanished(ctx, o.Repository, s.Memory); err != nil {
 					return err
 				}
 				return o.Repository.Init(ctx)
@@ -64,10 +65,14 @@ func (s *Session) ready(ctx context.Context) {
 	}
 }
 
-// vanished refuses a store that held backups of the cluster when this machine
+// ErrVanished says that a store is empty that was not when this machine saw it
+// last.
+var ErrVanished = errors.New("backups were seen in this store, and nothing of them is there now")
+
+// Vanished refuses a store that held backups of the cluster when this machine
 // saw it last and holds nothing now: a disk that is not mounted must not be
 // written under its mount point, as if all were well.
-func vanished(ctx context.Context, repo *repository.Repository, memory *witness.Memory) error {
+func Vanished(ctx context.Context, repo *repository.Repository, memory *witness.Memory) error {
 	if len(memory.Of(repo.Name())) == 0 {
 		return nil
 	}
@@ -75,8 +80,8 @@ func vanished(ctx context.Context, repo *repository.Repository, memory *witness.
 	if err != nil || p.Found {
 		return err
 	}
-	return fmt.Errorf("backups of %s were seen in this store, and nothing of them is there now: is it mounted? If it was emptied on purpose, remove its lines from %s",
-		repo.Cluster(), memory.Path())
+	return fmt.Errorf("%w: is it mounted? If it was emptied on purpose, remove its entries from %s: %s of %s",
+		ErrVanished, memory.Path(), repo.Cluster(), repo.Name())
 }
 
 // Runner makes backups to the stores of a session that was opened to write.
