@@ -142,6 +142,9 @@ func (a *app) openToCopy(ctx context.Context, flags copyFlags) (s *session.Sessi
 		return nil, nil, nil, to.Err
 	}
 	if err := session.Vanished(ctx, to.Repository, s.Memory); err != nil { // a disk that is not mounted must not be filled under its mount point
+		if errors.Is(err, session.ErrVanished) {
+			err = fmt.Errorf("%w: %w", repository.ErrRefused, err)
+		}
 		return nil, nil, nil, fmt.Errorf("copy to %s: %w", to.URL, err)
 	}
 	var errs []error

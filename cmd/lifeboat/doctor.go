@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,13 +56,16 @@ func (a *app) doctor(ctx context.Context) error {
 			}
 			memory, err := witness.Open(c.StateDir, trust.Cluster)
 			if err != nil {
-				return err
+				return nil // backups go on without it, and verify says so
 			}
 			repo, err := repository.Open(store, repository.Options{Trust: trust, Name: settings.URL, Now: a.now})
 			if err != nil {
 				return err
 			}
-			return session.Vanished(ctx, repo, memory)
+			if err := session.Vanished(ctx, repo, memory); errors.Is(err, session.ErrVanished) {
+				return err
+			}
+			return nil // the round trip will tell what else is wrong
 		},
 		Report: func(f doctor.Finding) {
 			if a.format == "text" {

@@ -25,7 +25,6 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
-	"lifeboat/internal/session"
 	"lifeboat/internal/snapdb"
 	"lifeboat/restore"
 	"lifeboat/restore/datadir"
@@ -99,7 +98,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isAny(err, repository.ErrVerification, seal.ErrDamaged, snapdb.ErrCorrupt, datadir.ErrDamaged, files.ErrChanged), errors.As(err, &refused):
 		return exitVerify
-	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, repository.ErrMayNotRekey, repository.ErrOrder, manifest.ErrOtherCluster, session.ErrVanished):
+	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, repository.ErrMayNotRekey, repository.ErrOrder, manifest.ErrOtherCluster):
 		return exitRefused
 	case errors.Is(err, repository.ErrNothing):
 		return exitNothing

@@ -36,12 +36,12 @@ type Finding struct {
 	Remedy  string `json:"remedy"` // what to do; empty when all is well
 }
 
-// Options says what to look at. All fields are required.
+// Options says what to look at. All fields but Vanished are required.
 type Options struct {
 	Config    *config.Config
 	ConfigDir string // where init left its files
 	OpenStore func(context.Context, config.Store) (storage.Store, error)
-	Vanished  func(context.Context, config.Store, storage.Store) error // why an empty store is not the one that this machine knows; may be nil
+	Vanished  func(context.Context, config.Store, storage.Store) error // why an empty store is not the one that this machine knows; optional
 	Now       func() time.Time
 	Rand      io.Reader
 	UID       int           // who would back up

@@ -286,3 +286,32 @@ func TestCleaningUpHasADeadlineOfItsOwn(t *testing.T) {
 		t.Error("nothing was cleaned up")
 	}
 }
+
+// counting counts what is written.
+type counting struct {
+	*memory.Store
+	puts int
+}
+
+func (c *counting) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
+	c.puts++
+	return c.Store.Put(ctx, name, r, opts)
+}
+
+func TestNothingIsWrittenToAStoreThatIsNotTheOneKnown(t *testing.T) {
+	for _, gone := range []error{errors.New("is it mounted?"), nil} {
+		store := &counting{Store: memory.New()}
+		opts := healthy(t, store)
+		opts.Vanished = func(context.Context, config.Store, storage.Store) error { return gone }
+		f := find(Run(t.Context(), opts), "store file:///nowhere")
+		if gone == nil {
+			if f.Level != OK || store.puts == 0 {
+				t.Errorf("a store that is the one known: %+v, %d puts", f, store.puts)
+			}
+			continue
+		}
+		if f.Level != Problem || f.Message != gone.Error() || f.Remedy == "" || store.puts != 0 {
+			t.Errorf("%+v, %d puts", f, store.puts)
+		}
+	}
+}

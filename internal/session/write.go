@@ -80,8 +80,7 @@ func Vanished(ctx context.Context, repo *repository.Repository, memory *witness.
 	if err != nil || p.Found {
 		return err
 	}
-	return fmt.Errorf("%w: is it mounted? If it was emptied on purpose, remove its entries from %s: %s of %s",
-		ErrVanished, memory.Path(), repo.Cluster(), repo.Name())
+	return fmt.Errorf("%w: is it mounted? If it was emptied on purpose, remove the entries of %s from %s", ErrVanished, repo.Name(), memory.Path())
 }
 
 // Runner makes backups to the stores of a session that was opened to write.
