@@ -265,7 +265,7 @@ func TestACancelledBackupEndsQuicklyAndLeavesNothing(t *testing.T) {
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
-			if took := time.Since(since); took > 3*time.Second {
+			if took := time.Since(since); took > busy {
 				t.Errorf("it took %s to end", took)
 			}
 			if left := objects(t, store); len(left) != 0 {
@@ -293,7 +293,7 @@ func TestABackupCancelledAtItsCommitIsNotThere(t *testing.T) {
 	if _, err := w.runner(t, store).Etcd(ctx, config, limits); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > busy {
 		t.Errorf("it took %s to end", took)
 	}
 	w.noScratch(t)
