@@ -104,7 +104,7 @@ func TestSimulation(t *testing.T) {
 // TestTheSimulationNoticesBrokenAgents shows that the invariants can fail.
 func TestTheSimulationNoticesBrokenAgents(t *testing.T) {
 	if testing.Short() {
-		t.Skip("short")
+		t.Skip("many worlds, which the plain run goes through")
 	}
 	const most = 60 // seeds
 	for name, c := range map[string]struct {

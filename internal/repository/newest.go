@@ -37,12 +37,9 @@ func (r *Repository) recentFulls(ctx context.Context, view *View) ([]*manifest.M
 		if e.Kind != manifest.KindFull && e.Kind != manifest.KindSegment {
 			continue
 		}
-		s := view.st.slots[e.Sequence]
-		if s == nil {
-			var err error
-			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
-				return nil, err
-			}
+		s, err := r.slotOf(ctx, view, e)
+		if err != nil {
+			return nil, err
 		}
 		if s.m == nil {
 			continue // reported elsewhere
@@ -70,18 +67,23 @@ func (r *Repository) knowsCluster(ctx context.Context, view *View, id manifest.E
 		if fulls++; fulls > mostRecent {
 			break
 		}
-		s := view.st.slots[e.Sequence]
-		if s == nil {
-			var err error
-			if s, err = r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence)); err != nil {
-				return false, err
-			}
+		s, err := r.slotOf(ctx, view, e)
+		if err != nil {
+			return false, err
 		}
 		if s.m != nil && s.m.Etcd != nil && s.m.Etcd.ClusterID == id {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// slotOf is what a live entry's place holds, read now if the view stopped short of it.
+func (r *Repository) slotOf(ctx context.Context, view *View, e manifest.Entry) (*slot, error) {
+	if s := view.st.slots[e.Sequence]; s != nil {
+		return s, nil
+	}
+	return r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence))
 }
 
 // newestOf is the full whose capture began last.

@@ -236,6 +236,19 @@ func TestALockedBackupIsNotPromisedForDeletion(t *testing.T) {
 	w.clean(w.open())
 }
 
+// takePlaceAndSweepIt lets others go on while a writer sleeps: of their three
+// backups the first, in the place that it is about to take, is pruned and swept.
+func (w *world) takePlaceAndSweepIt() *Repository {
+	w.t.Helper()
+	w.clock.forward(30 * time.Minute)
+	r := w.open()
+	fulls := w.fulls(r, 3)
+	w.prune(r, etcdMain, fulls[0].Manifest.ID)
+	w.clock.forward(ManifestGrace + time.Hour)
+	w.sweep(r)
+	return r
+}
+
 func TestWhatLostItsPlaceInTheChainStaysWhileItIsLocked(t *testing.T) {
 	w := newWorld(t, nil)
 	until := w.clock.now().Add(30 * 24 * time.Hour)
@@ -243,12 +256,7 @@ func TestWhatLostItsPlaceInTheChainStaysWhileItIsLocked(t *testing.T) {
 	m, data := w.draft(etcdMain, manifest.KindFull)
 	m.RetainUntil = &until
 	writer := on(w.paused(), &beforePut{Store: w.store, f: func(string) {
-		w.clock.forward(30 * time.Minute)
-		r := w.open()
-		fulls := w.fulls(r, 3)
-		w.prune(r, etcdMain, fulls[0].Manifest.ID)
-		w.clock.forward(ManifestGrace + time.Hour)
-		w.sweep(r)
+		w.takePlaceAndSweepIt()
 	}})
 	if err := put(t.Context(), writer, m, data); err != nil {
 		t.Fatal(err)

@@ -212,12 +212,7 @@ func TestACreateInAPlaceWhosePruneIsGoneIsClearedAway(t *testing.T) {
 	paused := w.paused()
 	m, data := w.draft(etcdMain, manifest.KindFull)
 	writer := on(paused, &beforePut{Store: w.store, f: func(string) {
-		w.clock.forward(30 * time.Minute)
-		r := w.open()
-		fulls := w.fulls(r, 3)
-		w.prune(r, etcdMain, fulls[0].Manifest.ID)
-		w.clock.forward(ManifestGrace + time.Hour)
-		w.sweep(r)
+		r := w.takePlaceAndSweepIt()
 		w.full(r)
 		if p := w.prune(r, etcdMain); p.Manifests != 1 { // the prune that named the place
 			t.Errorf("pruned %+v", p)

@@ -45,12 +45,12 @@ var ErrStale = errors.New("what is due was decided too long ago")
 
 // Sweep deletes what committed prune manifests have named for long enough:
 // data objects after ObjectGrace, manifests after ManifestGrace. It deletes
-// nothing that a manifest which counts names (but for what a rekey has replaced, while what replaced it is
-// there), nothing in a chain with failures, and no manifest whose text is not the one that was named. Time
-// passes for it by the store's clock and ours, whichever is slower, and it
-// refuses with ErrClock where they differ by much. An error comes with what was
-// deleted before it; where the credentials may not delete it is
-// storage.ErrPermission, at the first attempt.
+// nothing that a manifest which counts names (but for what a rekey has replaced,
+// while what replaced it is there), nothing in a chain with failures, and no
+// manifest whose text is not the one that was named. Time passes for it by the
+// store's clock and ours, whichever is slower, and it refuses with ErrClock where
+// they differ by much. An error comes with what was deleted before it; where the
+// credentials may not delete it is storage.ErrPermission, at the first attempt.
 func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, error) {
 	swept := &Swept{}
 	doing := "sweep " + r.opts.Name
