@@ -10,29 +10,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestARealAPIServerTakesAllOfIt(t *testing.T) {
 	p := startPlane(t)
-	crds, err := os.ReadFile(filepath.Join("testdata", "crds.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range parse(t, string(crds)) {
-		if err := p.apply(o, false); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, k := range []string{"PodMonitor", "ServiceMonitor", "PrometheusRule"} {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-			if code, answer := p.ask("GET", fmt.Sprintf(places[k], "default"), "", nil); code == http.StatusOK {
-				break
-			} else if time.Now().After(deadline) {
-				t.Fatalf("%s is not served: %d %s", k, code, answer)
-			}
-		}
-	}
+	operatorsDefinitions(t, p)
 	base := kustomized(t, "base")
 	if err := p.apply(kind(t, base, "Namespace"), false); err != nil {
 		t.Fatal(err)
@@ -85,6 +67,7 @@ func TestARealAPIServerTakesAllOfIt(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+	t.Run("and one within the operator's kinds, too", func(t *testing.T) { refusesMisspeltMonitors(t, p) })
 	t.Run("a namespace without the label refuses the agents", func(t *testing.T) {
 		for _, level := range []string{"baseline", "restricted"} {
 			p.namespace(level, level)
