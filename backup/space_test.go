@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lifeboat/backup/etcd"
+	"lifeboat/internal/durable/tinydisk"
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/events"
 	"lifeboat/storage"
@@ -38,7 +39,7 @@ func ownMounts(t *testing.T) bool {
 		return true
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system needs root")
+		tinydisk.Unable(t, "mounting a small file system needs root")
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=90s")
 	cmd.Env = append(os.Environ(), variable+"="+t.Name())
@@ -46,9 +47,9 @@ func ownMounts(t *testing.T) bool {
 	out, err := cmd.CombinedOutput()
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		t.Skip("can't have private mounts:", err)
+		tinydisk.Unable(t, "can't have private mounts:", err)
 	case bytes.Contains(out, []byte("--- SKIP")):
-		t.Skipf("%s", out)
+		tinydisk.Unable(t, string(out))
 	case err != nil:
 		t.Fatalf("%v\n%s", err, out)
 	case !bytes.Contains(out, []byte("--- PASS: "+t.Name())):
@@ -62,7 +63,7 @@ func smallDisk(t *testing.T, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("smalldisk", dir, "tmpfs", 0, "size="+strconv.Itoa(bytes)); err != nil {
-		t.Skip("can't mount a small file system:", err)
+		tinydisk.Unable(t, "can't mount a small file system:", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
