@@ -89,7 +89,7 @@ type Schedule struct {
 	Files  string `yaml:"files" doc:"host files"`
 	Verify string `yaml:"verify" doc:"every stored byte"`
 	Prune  string `yaml:"prune" doc:"retention"`
-	Drill  string `yaml:"drill" doc:"restores into a sandbox"`
+	Drill  string `yaml:"drill" doc:"restores into a sandbox: not in this version"`
 	Jitter int    `yaml:"jitter" doc:"percent of the interval that runs are spread over, 0 to 10"`
 }
 
