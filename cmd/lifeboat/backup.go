@@ -129,7 +129,7 @@ func (a *app) printBackup(list []session.Store, results []*backup.Result) error 
 		if err := failures[o.URL]; err != nil {
 			s.Error = err.Error()
 		} else if !s.OK {
-			s.Error = "not tried: there was nothing to commit"
+			s.Error = "there was nothing to commit: see the error"
 		}
 		out.Stores = append(out.Stores, s)
 	}

@@ -51,8 +51,8 @@ any file:///folder or s3://bucket/prefix. The lock is counted from now.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.copy(cmd.Context(), flags, args) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&flags.to, "to", "", "store to copy to: a configured one, or any file:// or s3:// URL")
-	f.StringVar(&flags.from, "from", "", "store to copy from (default: the first configured one that answers)")
+	storeFlag(cmd, &flags.to, "to", "store to copy to: a configured one, or any file:// or s3:// URL")
+	storeFlag(cmd, &flags.from, "from", "store to copy from (default: the first configured one that answers)")
 	f.StringArrayVar(&flags.chains, "chain", nil, "copy only this chain, such as etcd/main or hosts/cp1; may be repeated")
 	f.StringVar(&flags.since, "since", "", "copy only backups captured since then, as 2026-11-01T00:00:00Z")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "say what would be copied, and write nothing")

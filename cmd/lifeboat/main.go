@@ -143,7 +143,7 @@ func hint(err error, code int) string {
 	case exitVerify:
 		return "`lifeboat verify` lists every object concerned; a backup named with --backup can still be restored if its own bytes verify"
 	case exitNothing:
-		return "`lifeboat list` shows what can be restored"
+		return "are store, cluster and trust file the right ones? `lifeboat list` shows what can be restored"
 	}
 	return ""
 }

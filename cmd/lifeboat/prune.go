@@ -49,7 +49,7 @@ five minutes (exit code 4).`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.prune(cmd.Context(), flags) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&a.storeURL, "store", "", "prune only this store, one of the configured")
+	storeFlag(cmd, &a.storeURL, "store", "prune only this store, one of the configured")
 	f.StringArrayVar(&flags.chains, "chain", nil, "prune only this chain, such as etcd/main or hosts/cp1; may be repeated")
 	f.BoolVar(&flags.imported, "imported", false, "apply retention to imported backups too")
 	flags.add(cmd)

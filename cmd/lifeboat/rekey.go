@@ -46,7 +46,7 @@ Renew the signing key with "lifeboat rekey signer".`,
 		ValidArgsFunction: a.completeIDs,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.rekey(cmd.Context(), dryRun, args) },
 	}
-	cmd.Flags().StringVar(&a.storeURL, "store", "", "rekey only in this store, one of the configured")
+	storeFlag(cmd, &a.storeURL, "store", "rekey only in this store, one of the configured")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be sealed anew; needs no key")
 	a.identityFlag(cmd, false)
 	a.outputFlag(cmd)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat/internal/config"
+	"lifeboat/storage/open"
 )
 
 // app is what all verbs share: streams, clock, chance and the common flags.
@@ -112,13 +113,28 @@ func (a *app) outputFlag(cmd *cobra.Command) {
 
 // readFlags adds the flags that read a store without a configuration.
 func (a *app) readFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&a.storeURL, "store", "", "read only this store: a configured one, or any with --cluster and --trust")
+	storeFlag(cmd, &a.storeURL, "store", "read only this store: a configured one, or any with --cluster and --trust")
 	cmd.Flags().StringVar(&a.cluster, "cluster", "", "cluster name, to read without a configuration")
 	cmd.Flags().StringVar(&a.trustPath, "trust", "", "trust file, to read without a configuration")
 	cmd.Flags().StringVar(&a.stateDir, "state-dir", config.DefaultStateDir(), "scratch space and what restores replace, without a configuration")
 	check(cmd, func() error {
 		if (a.cluster != "" || a.trustPath != "") && (a.storeURL == "" || a.trustPath == "") {
 			return fmt.Errorf("%w: reading without a configuration takes --store, --trust and --cluster together", errUsage)
+		}
+		return nil
+	})
+}
+
+// storeFlag adds a flag that takes a store's URL. One that can't be is refused
+// before anything repeats it: it may hold a password.
+func storeFlag(cmd *cobra.Command, url *string, name, usage string) {
+	cmd.Flags().StringVar(url, name, "", usage)
+	check(cmd, func() error {
+		if *url == "" {
+			return nil
+		}
+		if _, err := open.Parse(*url); err != nil {
+			return fmt.Errorf("%w: --%s: %w", errUsage, name, err)
 		}
 		return nil
 	})

@@ -18,6 +18,7 @@ import (
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/kit"
 	"lifeboat/storage"
+	"lifeboat/storage/fault"
 	"lifeboat/storage/memory"
 )
 
@@ -312,6 +313,28 @@ func TestNothingIsWrittenToAStoreThatIsNotTheOneKnown(t *testing.T) {
 		}
 		if f.Level != Problem || f.Message != gone.Error() || f.Remedy == "" || store.puts != 0 {
 			t.Errorf("%+v, %d puts", f, store.puts)
+		}
+	}
+}
+
+func TestTheRemedyFitsTheStore(t *testing.T) {
+	for _, c := range []struct {
+		url  string
+		err  error
+		want string
+	}{
+		{"file:///nowhere", storage.ErrFull, "make room"},
+		{"s3://b/p", storage.ErrFull, "make room"},
+		{"file:///nowhere", storage.ErrPermission, "the folder's owner"},
+		{"s3://b/p", storage.ErrPermission, "credentials"},
+	} {
+		store := fault.New(memory.New())
+		store.FailOn(fault.Put, 1, fault.Before, c.err)
+		opts := healthy(t, store)
+		opts.Config.Stores[0].URL = c.url
+		f := find(Run(t.Context(), opts), "store "+c.url)
+		if f.Level != Problem || !strings.Contains(f.Message, c.err.Error()) || !strings.Contains(f.Remedy, c.want) {
+			t.Errorf("%s, %v: %+v", c.url, c.err, f)
 		}
 	}
 }

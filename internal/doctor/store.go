@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"lifeboat/internal/config"
@@ -55,7 +56,7 @@ func (d *doctor) store(ctx context.Context, settings config.Store) bool {
 		return false
 	}
 	// Beside the clusters' folders, since nothing but backups belongs in those.
-	p := &probe{store: store, name: "lifeboat-doctor-" + string(id), text: []byte("written by lifeboat doctor; may be deleted\n"), lock: settings.S3.ObjectLock.Mode != ""}
+	p := &probe{store: store, name: "lifeboat-doctor-" + string(id), text: []byte("written by lifeboat doctor; may be deleted\n"), lock: settings.S3.ObjectLock.Mode != "", folder: strings.HasPrefix(settings.URL, "file:")}
 	began := d.Now()
 	if remedy, err := p.roundTrip(ctx, began); err != nil {
 		err = errors.Join(err, p.clean(ctx))
@@ -76,6 +77,8 @@ type probe struct {
 	text  []byte
 	lock  bool // try to protect it
 
+	folder bool // the store is a folder of this machine
+
 	tried       bool // to create it
 	created     bool
 	modified    time.Time // by the store's clock
@@ -86,7 +89,6 @@ type probe struct {
 // roundTrip does with one object what backups, restores and prunes do. With an
 // error it says what to do about it.
 func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, err error) {
-	const credentials = "check the credentials (environment, shared files, instance role), the bucket's policy and the endpoint"
 	put := func(retain time.Time) error {
 		p.tried = true
 		return p.store.Put(ctx, p.name, bytes.NewReader(p.text), storage.PutOptions{IfAbsent: true, RetainUntil: retain})
@@ -100,7 +102,7 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 		err = put(time.Time{})
 	}
 	if err != nil {
-		return credentials + "; it must be allowed to create objects", err
+		return p.access(err, "create objects"), err
 	}
 	p.created = true
 	switch err := put(time.Time{}); {
@@ -108,11 +110,11 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 		return "use a server that honours If-None-Match: * (conditional writes): without it two writers overwrite each other's manifests",
 			errors.New("a conditional create replaced an object that was there")
 	case !errors.Is(err, storage.ErrExist):
-		return credentials, fmt.Errorf("create what exists: %w", err)
+		return p.access(err, "create objects on a condition"), fmt.Errorf("create what exists: %w", err)
 	}
 	r, info, err := p.store.Open(ctx, p.name, storage.Range{})
 	if err != nil {
-		return credentials + "; it must be allowed to read objects", err
+		return p.access(err, "read objects"), err
 	}
 	text, err := io.ReadAll(r)
 	if err = errors.Join(err, r.Close()); err != nil || !bytes.Equal(text, p.text) {
@@ -122,7 +124,7 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 	listed := false
 	for info, err := range p.store.List(ctx, p.name) {
 		if err != nil {
-			return credentials + "; it must be allowed to list the bucket", err
+			return p.access(err, "list objects"), err
 		}
 		listed = listed || info.Name == p.name
 	}
@@ -130,7 +132,7 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 		return "use a store that lists what was just written", errors.New("an object that exists is not listed")
 	}
 	if err := p.store.Delete(ctx, p.name); err != nil && !errors.Is(err, storage.ErrProtected) {
-		return credentials + "; it must be allowed to delete objects, or prune them by a lifecycle rule", err
+		return p.access(err, "delete objects, or prune them by a lifecycle rule"), err
 	}
 	if versioned, ok := p.store.(storage.Versioned); ok {
 		for _, err := range versioned.Versions(ctx, p.name) {
@@ -141,6 +143,17 @@ func (p *probe) roundTrip(ctx context.Context, now time.Time) (remedy string, er
 		}
 	}
 	return "", nil
+}
+
+// access is the remedy for an operation that failed.
+func (p *probe) access(err error, need string) string {
+	switch {
+	case errors.Is(err, storage.ErrFull):
+		return "make room in the store"
+	case p.folder:
+		return "check the folder's owner and mode, and that its file system is mounted and can be written; it must be possible to " + need
+	}
+	return "check the credentials (environment, shared files, instance role), the bucket's policy and the endpoint; it must be allowed to " + need
 }
 
 // clean removes the object, also one whose creation was not answered: it may

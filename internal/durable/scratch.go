@@ -32,8 +32,8 @@ func OpenScratch(parent string) (*Scratch, error) {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, fmt.Errorf("open scratch: %w", err)
 	}
-	if err := sweepScratch(parent); err != nil {
-		return nil, fmt.Errorf("sweep scratch: %w", err)
+	if err := SweepScratch(parent); err != nil {
+		return nil, err
 	}
 	for {
 		path, err := os.MkdirTemp(parent, scratchPrefix)
@@ -101,10 +101,15 @@ func lockFolder(path string) (*os.File, error) {
 	return f, nil
 }
 
-func sweepScratch(parent string) error {
+// SweepScratch removes the scratch folders under parent whose process has died,
+// and what secrets they left. No such parent has none.
+func SweepScratch(parent string) error {
 	entries, err := os.ReadDir(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("sweep scratch: %w", err)
 	}
 	var errs []error
 	for _, entry := range entries {
@@ -117,7 +122,10 @@ func sweepScratch(parent string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep scratch: %w", err)
+	}
+	return nil
 }
 
 func sweepOne(path string) error {

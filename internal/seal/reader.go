@@ -48,7 +48,7 @@ func NewReader(src io.Reader, want Sums, ids ...age.Identity) (*Reader, error) {
 		var plugin *pluginError
 		switch {
 		case errors.As(err, &noMatch):
-			return nil, fmt.Errorf("unseal: %w: it is sealed to %d others", ErrNoIdentity, len(noMatch.StanzaTypes))
+			return nil, fmt.Errorf("unseal: %w: it is sealed to %d other(s)", ErrNoIdentity, len(noMatch.StanzaTypes))
 		case errors.As(err, &plugin):
 			return nil, fmt.Errorf("unseal: %w", err)
 		}

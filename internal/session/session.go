@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 
 	"lifeboat/internal/config"
+	"lifeboat/internal/durable"
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/patience"
@@ -76,6 +78,11 @@ var ErrNoStore = errors.New("no such store is configured")
 // part of the session, with its error.
 func Open(ctx context.Context, c *config.Config, trust *manifest.Trust, signer *manifest.Signer, only string, options Options) (*Session, error) {
 	s := &Session{Config: c, Trust: trust, signer: signer, options: options}
+	// Whoever comes next on this machine, also an agent that only looks, removes
+	// the plain snapshot of a backup that was killed.
+	if err := durable.SweepScratch(scratchOf(c)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		options.Events.Emit(events.Warning{Subject: c.StateDir, Message: err.Error()})
+	}
 	memory, err := witness.Open(c.StateDir, trust.Cluster)
 	switch {
 	case err == nil:

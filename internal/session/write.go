@@ -92,7 +92,7 @@ func (s *Session) Runner() (*backup.Runner, error) {
 	}
 	runner := &backup.Runner{
 		MinStores: c.MinStores, Recipients: recipients, RecipientNames: c.Recipients,
-		Writer: s.Writer(), Scratch: filepath.Join(c.StateDir, "scratch"), StoreStall: storeStall,
+		Writer: s.Writer(), Scratch: scratchOf(c), StoreStall: storeStall,
 		Witnesses: s.Memory.Heads(), Now: s.options.Now, Rand: s.options.Rand, Events: s.options.Events,
 		NextExpectedBy: func(chain manifest.Chain) *time.Time { return c.NextExpectedBy(string(chain), s.options.Now()) },
 	}
@@ -103,6 +103,9 @@ func (s *Session) Runner() (*backup.Runner, error) {
 	}
 	return runner, nil
 }
+
+// scratchOf is where backups keep what they have not sealed yet.
+func scratchOf(c *config.Config) string { return filepath.Join(c.StateDir, "scratch") }
 
 // EtcdConfig maps a cluster's settings to those of the package that talks to it.
 func EtcdConfig(e config.Etcd) etcd.Config {
