@@ -136,10 +136,13 @@ func TestAScratchFolderThatFailsMeansStraightThrough(t *testing.T) {
 	runner := w.runner(t, store)
 	// A folder that exists, has room, and whose path leaves none for a name.
 	runner.Scratch = t.TempDir()
-	for len(runner.Scratch) < 4000 {
-		runner.Scratch = filepath.Join(runner.Scratch, strings.Repeat("x", min(200, 4090-len(runner.Scratch)-1)))
+	for left := 4090 - len(runner.Scratch); left > 1; left = 4090 - len(runner.Scratch) {
+		name := min(200, left-1)
+		if left-1-name == 1 { // a separator alone is no name
+			name--
+		}
+		runner.Scratch = filepath.Join(runner.Scratch, strings.Repeat("x", name))
 	}
-	runner.Scratch = filepath.Join(runner.Scratch, strings.Repeat("y", 4090-len(runner.Scratch)-1))
 	m := mustEtcd(t, runner, sharedEtcd(t))
 	if !has(m.Unproved, "no scratch: scratch: open a folder") || len(m.Degraded) != 0 {
 		t.Errorf("unproved %q, degraded %q; want the scratch folder's failure as the reason", m.Unproved, m.Degraded)
