@@ -19,20 +19,21 @@ import (
 	"lifeboat/internal/realplane"
 )
 
-const version = "v0.0.0-image-test"
+// version is what make calls the clone that the image is built from.
+var version string
 
-// TestTheImage builds the image, looks into it, and runs it as Kubernetes would.
+// TestTheImage builds the image with make, as its users do, looks into it, and
+// runs it as Kubernetes would.
 func TestTheImage(t *testing.T) {
 	cgroup := realplane.Require(t)
-	source := copySource(t)
+	source, revision := cloneSource(t)
 	d := startDocker(t, cgroup)
 
 	began := time.Now()
 	d.importBase("local/golang", moduleProxy(t, source))
 	t.Logf("base image imported in %.0f s", time.Since(began).Seconds())
 	began = time.Now()
-	d.run("build", "--network", "none", "--build-arg", "GO_IMAGE=local/golang", "--build-arg", "BASE_IMAGE=scratch",
-		"--build-arg", "VERSION="+version, "--build-arg", "REVISION=abc123", "-t", "lifeboat:test", source)
+	makeTarget(t, source, []string{"DOCKER_HOST=" + d.host, "DOCKER_BUILDKIT=0"}, "image", "GO_IMAGE=local/golang", "IMAGE=lifeboat:test")
 	t.Logf("image built in %.0f s, from nothing cached and without a network", time.Since(began).Seconds())
 
 	contents := unpack(t, d)
@@ -48,15 +49,9 @@ func TestTheImage(t *testing.T) {
 			t.Errorf("files %q, want %q", names, want)
 		}
 	})
-	t.Run("the binary is the same as one built elsewhere", func(t *testing.T) {
-		elsewhere := filepath.Join(t.TempDir(), "lifeboat")
-		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.buildVersion="+version, "-o", elsewhere, "./cmd/lifeboat")
-		cmd.Dir = source
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOPROXY=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build: %v: %s", err, out)
-		}
-		text, err := os.ReadFile(elsewhere)
+	t.Run("the binary is the same as that of make build", func(t *testing.T) {
+		makeTarget(t, source, nil, "build")
+		text, err := os.ReadFile(filepath.Join(source, "bin", "lifeboat"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +61,7 @@ func TestTheImage(t *testing.T) {
 			t.Logf("SHA-256 %s, twice", a)
 		}
 	})
-	t.Run("says what it is", func(t *testing.T) { inspect(t, d) })
+	t.Run("says what it is", func(t *testing.T) { inspect(t, d, revision) })
 	t.Run("the bill of materials lists every module", func(t *testing.T) { billOfMaterials(t, contents["lifeboat"], source) })
 	runUnprivileged(t, d)
 }
@@ -74,6 +69,56 @@ func TestTheImage(t *testing.T) {
 func digest(content []byte) string {
 	sum := sha256.Sum256(content)
 	return hex.EncodeToString(sum[:])
+}
+
+// makeTarget runs make in a clone as its users do; all that it asks for beyond
+// the standard library must be on this machine already.
+func makeTarget(t *testing.T, source string, env []string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("make", append([]string{"-C", source}, args...)...)
+	for _, variable := range os.Environ() { // nothing of the make that runs this test
+		if name, _, _ := strings.Cut(variable, "="); !slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VERSION", "IMAGE"}, name) {
+			cmd.Env = append(cmd.Env, variable)
+		}
+	}
+	cmd.Env = append(append(cmd.Env, "GOFLAGS=", "GOPROXY=off"), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// cloneSource is a repository of the tree as it is now, with one commit, whose
+// hash it returns.
+func cloneSource(t *testing.T) (source, revision string) {
+	t.Helper()
+	source = copySource(t)
+	git := func(args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", source, "-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("init", "-q")
+	git("add", ".")
+	git("commit", "-q", "-m", "the tree as it is")
+	git("tag", "v0.0.0-image-test")
+	// It was built from this very tree, and needs modules of its own.
+	tool, err := os.ReadFile(realplane.Tool("sbom"))
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(source, "bin", "tools"), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(source, "bin", "tools", "sbom"), tool, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if version = git("describe", "--tags", "--always", "--dirty"); version != "v0.0.0-image-test" {
+		t.Fatalf("the clone is %s", version)
+	}
+	return source, git("rev-parse", "HEAD")
 }
 
 // copySource copies what git knows and would know of the tree, as it is now.
@@ -147,7 +192,7 @@ func unpack(t *testing.T, d *docker) map[string][]byte {
 	}
 }
 
-func inspect(t *testing.T, d *docker) {
+func inspect(t *testing.T, d *docker, revision string) {
 	var images []struct {
 		Size   int64
 		Config struct {
@@ -165,7 +210,7 @@ func inspect(t *testing.T, d *docker) {
 	if c.User != "65532:65532" || !slices.Equal(c.Entrypoint, []string{"/lifeboat"}) {
 		t.Errorf("user %q, entry point %q", c.User, c.Entrypoint)
 	}
-	for name, want := range map[string]string{"title": "lifeboat", "licenses": "Apache-2.0", "version": version, "revision": "abc123"} {
+	for name, want := range map[string]string{"title": "lifeboat", "licenses": "Apache-2.0", "version": version, "revision": revision} {
 		if got := c.Labels["org.opencontainers.image."+name]; got != want {
 			t.Errorf("label %s is %q, want %q", name, got, want)
 		}
