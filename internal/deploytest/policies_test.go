@@ -27,42 +27,6 @@ func deploy(parts ...string) string {
 	return filepath.Join(append([]string{"..", "..", "deploy"}, parts...)...)
 }
 
-// forAccount makes an identity policy into a bucket's: the same statements,
-// with their principal, bucket and prefix.
-func forAccount(t *testing.T, file, account, bucket, prefix string) []map[string]any {
-	t.Helper()
-	text, err := os.ReadFile(deploy("policies", file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := strings.NewReplacer("my-bucket/lifeboat/", bucket+"/"+prefix+"/", "my-bucket", bucket).Replace(string(text))
-	var policy struct{ Statement []map[string]any }
-	if err := json.Unmarshal([]byte(named), &policy); err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	for _, s := range policy.Statement {
-		if s["Principal"] != nil {
-			t.Fatalf("%s: an identity policy names no principal", file)
-		}
-		s["Sid"] = fmt.Sprint(account, s["Sid"])
-		s["Principal"] = map[string]any{"AWS": []string{account}}
-	}
-	return policy.Statement
-}
-
-func bucketPolicy(t *testing.T, statements ...[]map[string]any) string {
-	t.Helper()
-	var all []map[string]any
-	for _, s := range statements {
-		all = append(all, s...)
-	}
-	text, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": all})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 // role is one account's store and the environment in which lifeboat finds it.
 type role struct {
 	store *s3.Store
@@ -108,11 +72,7 @@ func refused(t *testing.T, what string, err error) {
 func TestEachRoleCanDoItsWorkAndNoMore(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{Accounts: true, Versioning: true})
 	agent, prune, restore, stranger := server.AddAccount("lifeboat-agent"), server.AddAccount("lifeboat-prune"), server.AddAccount("lifeboat-restore"), server.AddAccount("stranger")
-	server.SetPolicy(server.Bucket, bucketPolicy(t,
-		forAccount(t, "agent.json", agent.AccessKey, server.Bucket, "lifeboat"),
-		forAccount(t, "prune.json", prune.AccessKey, server.Bucket, "lifeboat"),
-		forAccount(t, "restore.json", restore.AccessKey, server.Bucket, "lifeboat"),
-	))
+	server.GiveRoles("lifeboat", map[s3test.Account]string{agent: "agent.json", prune: "prune.json", restore: "restore.json"})
 	none := s3.ObjectLock{}
 	ctx := t.Context()
 	create := storage.PutOptions{IfAbsent: true}
@@ -158,7 +118,7 @@ func TestEachRoleCanDoItsWorkAndNoMore(t *testing.T) {
 func TestTheLockingRoleLocksWhatItAdds(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{Accounts: true, ObjectLock: true})
 	agent := server.AddAccount("lifeboat-agent")
-	server.SetPolicy(server.Bucket, bucketPolicy(t, forAccount(t, "agent-object-lock.json", agent.AccessKey, server.Bucket, "lifeboat")))
+	server.GiveRoles("lifeboat", map[s3test.Account]string{agent: "agent-object-lock.json"})
 	as := become(t, server, agent, s3.ObjectLock{Mode: "governance", Days: 1})
 	until := time.Now().Add(24 * time.Hour)
 	if err := as.store.Put(t.Context(), "locked", strings.NewReader("x"), storage.PutOptions{IfAbsent: true, RetainUntil: until}); err != nil {
@@ -167,7 +127,7 @@ func TestTheLockingRoleLocksWhatItAdds(t *testing.T) {
 	refused(t, "deleting a locked object as the agent", as.store.Delete(t.Context(), "locked"))
 
 	// The role without these rights can't, which is why there are two.
-	server.SetPolicy(server.Bucket, bucketPolicy(t, forAccount(t, "agent.json", agent.AccessKey, server.Bucket, "lifeboat")))
+	server.GiveRoles("lifeboat", map[s3test.Account]string{agent: "agent.json"})
 	as = become(t, server, agent, s3.ObjectLock{Mode: "governance", Days: 1})
 	refused(t, "locking without the right", as.store.Put(t.Context(), "another", strings.NewReader("x"), storage.PutOptions{IfAbsent: true, RetainUntil: until}))
 }

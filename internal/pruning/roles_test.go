@@ -14,18 +14,13 @@ import (
 	"lifeboat/storage/s3"
 )
 
-// TestAnAgentThatMayNotDeletePromisesAndAnotherDeletes runs with a bucket
-// policy that lets the agent read and add, and the pruner delete as well.
+// TestAnAgentThatMayNotDeletePromisesAndAnotherDeletes runs with the policies
+// that are shipped for the agent and for the prune job.
 func TestAnAgentThatMayNotDeletePromisesAndAnotherDeletes(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{Accounts: true})
 	proxy := s3test.NewProxy(t, server.Endpoint)
 	agent, pruner := server.AddAccount("agent"), server.AddAccount("pruner")
-	const policy = `{"Version": "2012-10-17", "Statement": [
-		{"Effect": "Allow", "Principal": {"AWS": ["agent", "pruner"]}, "Action": ["s3:ListBucket"], "Resource": "arn:aws:s3:::%[1]s"},
-		{"Effect": "Allow", "Principal": {"AWS": ["agent", "pruner"]}, "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::%[1]s/*"},
-		{"Effect": "Allow", "Principal": {"AWS": ["pruner"]}, "Action": ["s3:DeleteObject"], "Resource": "arn:aws:s3:::%[1]s/*"}
-	]}`
-	server.SetPolicy(server.Bucket, fmt.Sprintf(policy, server.Bucket))
+	server.GiveRoles("backups", map[s3test.Account]string{agent: "agent.json", pruner: "prune.json"})
 
 	as := func(a s3test.Account) storage.Store {
 		file := filepath.Join(t.TempDir(), "credentials")
