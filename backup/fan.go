@@ -61,6 +61,9 @@ func newFan(branches int, stall time.Duration) *fan {
 	return f
 }
 
+// errNoneLeft ends a sealing whose every store failed.
+var errNoneLeft = errors.New("no store is left to write to")
+
 // Write hands p to every living branch.
 func (f *fan) Write(p []byte) (int, error) {
 	chunk := chunkPool.Get().(*sharedChunk)
@@ -76,7 +79,7 @@ func (f *fan) Write(p []byte) (int, error) {
 		}
 	}
 	if living == 0 {
-		return 0, errors.New("no store is left to write to")
+		return 0, errNoneLeft
 	}
 	return len(p), nil
 }

@@ -49,7 +49,7 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 			continue
 		}
 		if putErr := p.wait(limit, finishStalls*r.StoreStall, r.farewell()); putErr != nil {
-			result.errs[i] = fmt.Errorf("put %s: %w", name, putErr)
+			result.errs[i] = putErr
 		}
 	}
 	if err == nil && ctx.Err() != nil {
@@ -57,12 +57,26 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 	}
 	r.Events.Emit(events.StageDone{Stage: "seal", Chain: string(chain), Duration: time.Since(start), Bytes: sums.StoredSize, Err: err})
 	if err != nil {
-		return result, errors.Join(err, errors.Join(result.errs...))
+		return result, r.notSpread(err, result.errs)
 	}
 	result.object = manifest.Object{
 		Name: name, Role: role, Size: sums.StoredSize, SHA256: manifest.Hash(sums.StoredSHA256), PlainSize: sums.PlainSize,
 	}
 	return result, nil
+}
+
+// notSpread says why nothing was sealed, and of each store why it took nothing.
+func (r *Runner) notSpread(err error, stores []error) error {
+	if errors.Is(err, errNoneLeft) {
+		err = fmt.Errorf("%w: none of %d took the data", ErrTooFewStores, len(stores))
+	}
+	all := []error{err}
+	for i, e := range stores {
+		if e != nil {
+			all = append(all, fmt.Errorf("%s: %w", r.Stores[i].URL, e))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // put is one store's Put on its way.
