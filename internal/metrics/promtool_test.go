@@ -40,19 +40,6 @@ func TestAlertsFireWhenTheyShould(t *testing.T) {
 	}
 }
 
-// Every alert is tried firing, and every one with nothing to go by.
-func TestEveryAlertIsTried(t *testing.T) {
-	tests := read(t, shipped+"rules_test.yaml") + read(t, shipped+"rules_long_test.yaml")
-	for _, a := range alerts(t) {
-		if !strings.Contains(tests, `alertname="`+a.Alert+`", `) && !strings.Contains(tests, `alertname="`+a.Alert+`",`) {
-			t.Errorf("no test expects %s to fire", a.Alert)
-		}
-		if !strings.Contains(tests, "(ALERTS{alertstate=\"firing\",alertname=\""+a.Alert+"\"})\n") {
-			t.Errorf("no test asks for %s", a.Alert)
-		}
-	}
-}
-
 // Grafana's variables become what they stand for; what is left must be PromQL.
 func TestPromtoolParsesTheDashboard(t *testing.T) {
 	type rule struct {
