@@ -76,7 +76,9 @@ func TestRootWithoutCapabilitiesReadsWhatRootOwnsAndSaysWhatItCouldNot(t *testin
 		t.Errorf("without capabilities the missing file is not told:\n%s", told)
 	}
 	// For that file alone: what root owns is there, also what only its owner may read.
-	other := func(why string) bool { return !strings.HasPrefix(why, file) || !strings.Contains(why, "permission denied") }
+	other := func(why string) bool {
+		return !strings.HasPrefix(why, file) || !strings.Contains(why, "permission denied")
+	}
 	if len(degraded) == 0 || slices.ContainsFunc(degraded, other) {
 		t.Errorf("the manifest is degraded for %q", degraded)
 	}
