@@ -245,47 +245,50 @@ func (a *Agent) keepLooking(ctx context.Context) {
 	}
 }
 
-// lookNow returns when a Look that began after the call has ended, well or
-// badly, or ctx has. Those who ask at the same time share one.
+// lookNow returns when what a Look that began after the call saw is on the board,
+// it has failed, or ctx has ended. Those who ask at the same time share one.
 func (a *Agent) lookNow(ctx context.Context) {
 	var began time.Duration
-	picture, shared, err := pass(ctx, a.look, true, lookLimit, a.bye, func(ctx context.Context) (*Picture, error) {
+	look := func(ctx context.Context) (*Picture, error) {
 		began = a.mono()
 		return a.works.Look(ctx)
+	}
+	pass(ctx, a.look, lookLimit, a.bye, look, func(picture *Picture, err error) {
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil && picture == nil {
+			err = errors.New("no picture")
+		}
+		now := a.wall()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if err != nil {
+			a.board.fail(err)
+		} else {
+			a.board.take(picture, now, began)
+			a.confirm()
+		}
+		a.wake()
 	})
-	if shared || ctx.Err() != nil {
-		return
-	}
-	if err == nil && picture == nil {
-		err = errors.New("no picture")
-	}
-	now := a.wall()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err != nil {
-		a.board.fail(err)
-	} else {
-		a.board.take(picture, now, began)
-		a.confirm()
-	}
-	a.wake()
 }
 
 func (a *Agent) readCertificates(ctx context.Context) {
-	list, _, err := pass(ctx, a.certs, true, certificateLimit, a.bye, a.works.Certificates)
-	if ctx.Err() != nil {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.certificate = ""
-	if err != nil {
-		a.certificate = line(err.Error())
-		if len(list) == 0 {
-			return // the last ones read are better than none
+	pass(ctx, a.certs, certificateLimit, a.bye, a.works.Certificates, func(list []status.Certificate, err error) {
+		if ctx.Err() != nil {
+			return
 		}
-	}
-	a.certificates = list
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.certificate = ""
+		if err != nil {
+			a.certificate = line(err.Error())
+			if len(list) == 0 {
+				return // the last ones read are better than none
+			}
+		}
+		a.certificates = list
+	})
 }
 
 // sleep waits, and reports whether ctx goes on. A close of early ends it sooner.

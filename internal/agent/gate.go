@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync"
 	"time"
 )
 
@@ -66,40 +65,41 @@ func await[T any](ctx context.Context, done <-chan outcome[T], bye time.Duration
 
 // gate lets one call through at a time, even one that was left behind.
 type gate struct {
-	free chan struct{}
-
-	mu    sync.Mutex
-	begun uint64 // calls so far
+	free  chan struct{}
+	begun time.Time // of the last call; belongs to who is in the gate
 }
 
 func newGate() *gate { return &gate{free: make(chan struct{}, 1)} }
 
-// pass calls f alone, within the limit, and gives up on it bye after that. If
-// share is set and another call has begun and ended since pass was called, that
-// one counts, and shared is true.
-func pass[T any](ctx context.Context, g *gate, share bool, limit, bye time.Duration, f func(context.Context) (T, error)) (value T, shared bool, err error) {
-	g.mu.Lock()
-	need := g.begun + 1
-	g.mu.Unlock()
+// pass calls f alone, within the limit, and gives up on it bye after that. How it
+// went goes to then, before the next one may pass. Whoever waited for a call that
+// began no sooner than its own has been served by that one: neither is called.
+func pass[T any](ctx context.Context, g *gate, limit, bye time.Duration, f func(context.Context) (T, error), then func(T, error)) {
+	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	select {
 	case g.free <- struct{}{}:
-	case <-ctx.Done():
-		return value, false, fmt.Errorf("an earlier call still has not ended: %w", context.Cause(ctx))
+	default:
+		select {
+		case g.free <- struct{}{}:
+			if !g.begun.Before(asked) {
+				<-g.free
+				return
+			}
+		case <-ctx.Done():
+			var none T
+			then(none, fmt.Errorf("an earlier call still has not ended: %w", context.Cause(ctx)))
+			return
+		}
 	}
-	g.mu.Lock()
-	if share && g.begun >= need {
-		g.mu.Unlock()
+	g.begun = time.Now()
+	done := begin(ctx, f)
+	o, back := await(ctx, done, bye)
+	then(o.value, o.err)
+	if back {
 		<-g.free
-		return value, true, nil
+		return
 	}
-	g.begun++
-	g.mu.Unlock()
-	done := begin(ctx, func(ctx context.Context) (T, error) {
-		defer func() { <-g.free }()
-		return f(ctx)
-	})
-	o, _ := await(ctx, done, bye)
-	return o.value, false, o.err
+	go func() { <-done; <-g.free }()
 }
