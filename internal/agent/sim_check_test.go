@@ -6,17 +6,29 @@ import (
 	"time"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/schedule"
 	"lifeboat/internal/status"
 )
 
 const simChain = manifest.Chain("etcd/main")
 
+// simFiles is when every node's files are due, in every world.
+var simFiles = func() *schedule.Schedule {
+	s, err := schedule.Parse("15 */6 * * *")
+	if err != nil {
+		panic(err)
+	}
+	return s
+}()
+
 // patience is how long an agent that is able may take to a full, whatever the
 // clocks say: a slot, what it may not have seen for, everybody's turn before it,
 // the longest pause between two attempts, and the run.
-func (w *world) patience() time.Duration {
-	return w.interval + w.refresh + 7*grace(w.interval) + backoff(100, w.interval) +
-		w.interval/100*time.Duration(w.jitter) + 10*time.Minute
+func (w *world) patience() time.Duration { return w.interval + w.refresh + w.delay(w.interval) }
+
+// delay is the part of it that follows the slot's time.
+func (w *world) delay(interval time.Duration) time.Duration {
+	return 7*grace(interval) + backoff(100, interval) + interval/100*time.Duration(w.jitter) + 10*time.Minute
 }
 
 // check looks at the world while it lives.
@@ -35,6 +47,11 @@ func (w *world) check() {
 			for _, s := range w.stores {
 				s.lastAt = now
 			}
+		}
+		// Clocks that jump too: the agent's own files, and nobody else takes them.
+		interval := simFiles.Interval(now)
+		if files := w.newest(a.chain()); !a.able.IsZero() && now.Sub(later(files, a.able)) > interval+w.refresh+w.delay(interval) {
+			w.violate("lost: the newest files of %s are of %s, although it was able to take them since %s", a.node, files.UTC(), a.able.UTC())
 		}
 		w.countAttempts(a, now)
 	}
@@ -58,11 +75,28 @@ func (w *world) check() {
 }
 
 func (w *world) tooLong(now, recovery, able time.Time) bool {
-	from := recovery
-	if able.After(from) {
-		from = able
+	return now.Sub(later(recovery, able)) > w.patience()
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
 	}
-	return now.Sub(from) > w.patience()
+	return a
+}
+
+// newest is when the last backup of a chain that enough stores hold was captured.
+func (w *world) newest(chain manifest.Chain) time.Time {
+	var all []time.Time
+	for _, s := range w.stores {
+		var at time.Time
+		if list := s.chains[chain]; len(list) > 0 {
+			at = list[len(list)-1].at
+		}
+		all = append(all, at)
+	}
+	slices.SortFunc(all, func(a, b time.Time) int { return b.Compare(a) })
+	return all[w.minStores-1]
 }
 
 // countAttempts bounds the attempts of an agent within one interval. Doubling
@@ -179,36 +213,47 @@ func (w *world) judge(end time.Time) {
 }
 
 // judgeSlots wants a full in every single slot in which one agent was able to
-// take it for long enough, where no clock was ever wrong.
+// take it for long enough, where no clock was ever wrong, and the files of each
+// node from its own agent.
 func (w *world) judgeSlots(end time.Time) {
-	enough := w.patience() - w.interval - w.refresh
+	w.slots = w.judgeChain(simChain, w.full, w.agents, end)
+	for _, a := range w.agents {
+		w.fileSlots += w.judgeChain(a.chain(), simFiles, []*simAgent{a}, end)
+	}
+}
+
+// judgeChain returns how many slots it looked at.
+func (w *world) judgeChain(chain manifest.Chain, s *schedule.Schedule, agents []*simAgent, end time.Time) (looked int) {
+	interval := s.Interval(w.born0())
+	enough := w.delay(interval)
 	var stores []map[time.Time]bool
-	for _, s := range w.stores {
+	for _, store := range w.stores {
 		slots := map[time.Time]bool{}
-		for _, e := range s.chains[simChain] {
-			slots[w.slotOf(e.created)] = true
+		for _, e := range store.chains[chain] {
+			slots[slotOf(s, interval, e.created)] = true
 		}
 		stores = append(stores, slots)
 	}
 	able := func(slot time.Time) bool {
-		return slices.ContainsFunc(w.agents, func(a *simAgent) bool {
+		return slices.ContainsFunc(agents, func(a *simAgent) bool {
 			return slices.ContainsFunc(a.spells, func(s spell) bool {
 				return s.from.Before(slot) && s.to.After(slot.Add(enough))
 			})
 		})
 	}
-	for slot := w.full.Next(w.born0()); slot.Before(end); slot = w.full.Next(slot) {
+	for slot := s.Next(w.born0()); slot.Before(end); slot = s.Next(slot) {
 		held := 0
 		for _, slots := range stores {
 			if slots[slot.UTC()] {
 				held++
 			}
 		}
-		w.slots++
+		looked++
 		if held < w.minStores && able(slot) {
-			w.violate("lost: the slot of %s is in %d stores, although an agent was able to serve it", slot.UTC(), held)
+			w.violate("lost: the slot of %s of %s is in %d stores, although an agent was able to serve it", slot.UTC(), chain, held)
 		}
 	}
+	return looked
 }
 
 func (w *world) born0() time.Time { return w.agents[0].origin }
@@ -219,9 +264,9 @@ func (w *world) judgeCalm(end time.Time) {
 	list := w.stores[0].chains[simChain]
 	perSlot := map[time.Time]int{}
 	for _, e := range list {
-		perSlot[w.slotOf(e.created)]++
+		perSlot[slotOf(w.full, w.interval, e.created)]++
 	}
-	first := w.slotOf(list[0].created)
+	first := slotOf(w.full, w.interval, list[0].created)
 	for slot, n := range perSlot {
 		// Beside an external etcd nobody knows of the others before their first
 		// host files are stored.
@@ -251,13 +296,13 @@ func (w *world) judgeCalm(end time.Time) {
 	}
 }
 
-// slotOf is the slot that a full fills: the last scheduled time up to then.
-func (w *world) slotOf(created time.Time) time.Time {
-	if strings.HasPrefix(w.full.String(), "@every") {
+// slotOf is the slot that a backup fills: the last scheduled time up to then.
+func slotOf(s *schedule.Schedule, interval time.Duration, created time.Time) time.Time {
+	if strings.HasPrefix(s.String(), "@every") {
 		return created
 	}
-	at := created.Add(-w.interval)
-	for next := w.full.Next(at); !next.After(created); next = w.full.Next(at) {
+	at := created.Add(-interval)
+	for next := s.Next(at); !next.After(created); next = s.Next(at) {
 		at = next
 	}
 	return at.UTC()

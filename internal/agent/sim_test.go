@@ -5,10 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +20,7 @@ import (
 )
 
 var (
-	seedsFlag = flag.Int("seeds", 100, "how many seeds to simulate (also LIFEBOAT_SEEDS)")
+	seedsFlag = flag.Int("seeds", 100, "how many seeds to simulate")
 	daysFlag  = flag.Int("days", 30, "days of each of them")
 	yearsFlag = flag.Int("years", 2, "how many seeds to simulate for a year")
 	seedFlag  = flag.Uint64("seed", 0, "simulate this one only, and print what happens")
@@ -40,15 +38,7 @@ func TestSimulation(t *testing.T) {
 		}
 		return
 	}
-	seeds := *seedsFlag
-	if text := os.Getenv("LIFEBOAT_SEEDS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("LIFEBOAT_SEEDS: %v", err)
-		}
-		seeds = n
-	}
-	years := *yearsFlag
+	seeds, years := *seedsFlag, *yearsFlag
 	if testing.Short() { // for the race detector, which needs many worlds less than it needs time
 		seeds, years = min(seeds, 10), 0
 	}
@@ -68,7 +58,7 @@ func TestSimulation(t *testing.T) {
 		}
 	}()
 	var mu sync.Mutex
-	var slots, fulls, calm, lives, judged int
+	var worlds, slots, fulls, calm, lives, judged, files int
 	t.Run("worlds", func(t *testing.T) {
 		for i := range 2 {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -80,9 +70,11 @@ func TestSimulation(t *testing.T) {
 							l.seed, l.days, strings.Join(w.broken, "\n"), l.seed, l.days, strings.Join(w.trace[max(0, len(w.trace)-30):], "\n"))
 					}
 					mu.Lock()
+					worlds++
 					slots += int(time.Duration(l.days) * 24 * time.Hour / w.interval)
 					fulls += len(w.fulls)
 					judged += w.slots
+					files += w.fileSlots
 					for _, a := range w.agents {
 						lives += a.life
 					}
@@ -94,9 +86,12 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d slots, %d fulls that served one, %d slots looked at one by one, %d lives of agents, %d calm worlds", slots, fulls, judged, lives, calm)
+	t.Logf("%d worlds, %d slots, %d fulls that served one, %d slots and %d of files looked at one by one, %d lives of agents, %d calm worlds", worlds, slots, fulls, judged, files, lives, calm)
+	if worlds != seeds+years || worlds == 0 {
+		t.Errorf("%d worlds, want %d and %d of a year", worlds, seeds, years)
+	}
 	// A world in which nothing happens proves nothing.
-	if seeds >= 100 && (calm == 0 || fulls < slots/2 || judged < slots/10 || lives < 5*seeds) {
+	if seeds >= 100 && (calm == 0 || fulls < slots/2 || judged < slots/10 || files < judged || lives < 5*seeds) {
 		t.Error("the worlds are not what they should be")
 	}
 }
@@ -172,7 +167,7 @@ func newWorld(seed uint64, broken tweaks) *world {
 	c := config.Default()
 	c.Cluster, c.MinStores = "sim", w.minStores
 	c.Etcd = []config.Etcd{{Name: "main"}}
-	c.Schedule = config.Schedule{Full: every, Files: "15 */6 * * *", Verify: "30 4 * * *", Prune: "45 4 * * *", Jitter: w.jitter}
+	c.Schedule = config.Schedule{Full: every, Files: simFiles.String(), Verify: "30 4 * * *", Prune: "45 4 * * *", Jitter: w.jitter}
 	for _, s := range w.stores {
 		c.Stores = append(c.Stores, config.DefaultStore(s.url))
 	}

@@ -48,6 +48,8 @@ type simAgent struct {
 	verified   int
 }
 
+func (a *simAgent) chain() manifest.Chain { return manifest.Chain(hostsPrefix + a.node) }
+
 // simWorks is one life's Works.
 type simWorks struct {
 	a      *simAgent
@@ -182,7 +184,7 @@ func (s simWorks) Standing(ctx context.Context, cluster string) (*Standing, erro
 		var nodes []string
 		for _, a := range w.agents {
 			for _, store := range w.stores {
-				if list := store.chains[manifest.Chain("hosts/"+a.node)]; len(list) > 0 && !time.Now().Add(s.a.offset).After(list[len(list)-1].expected) {
+				if list := store.chains[a.chain()]; len(list) > 0 && !time.Now().Add(s.a.offset).After(list[len(list)-1].expected) {
 					nodes = append(nodes, a.node)
 				}
 			}
@@ -402,9 +404,8 @@ func (s simWorks) Files(ctx context.Context) (*Outcome, error) {
 		return nil, err
 	}
 	created := s.wall()
-	chain := manifest.Chain("hosts/" + s.a.node)
 	id := fmt.Sprintf("%s-%d-f%d", s.a.node, s.life, time.Now().UnixNano())
-	return s.commit(ctx, chain, entry{id: id, at: time.Now(), created: created, expected: created.Add(2 * s.a.world.interval)})
+	return s.commit(ctx, s.a.chain(), entry{id: id, at: time.Now(), created: created, expected: created.Add(2 * s.a.world.interval)})
 }
 
 func (s simWorks) Verify(ctx context.Context, chains []manifest.Chain) (*Outcome, error) {

@@ -41,6 +41,8 @@ type world struct {
 	streams int      // open snapshot streams
 	prunes  int
 	slots   int // that judgeSlots looked at
+
+	fileSlots int // of files, likewise
 }
 
 type simStore struct {
