@@ -37,9 +37,10 @@ type world struct {
 	hang   atomic.Bool  // the store does not answer
 	freed  chan struct{}
 
-	mu   sync.Mutex
-	told []string
-	now  time.Time
+	mu    sync.Mutex
+	told  []string
+	now   time.Time
+	ahead time.Duration // of the store's clock
 }
 
 func newWorld(t *testing.T) *world {
@@ -103,7 +104,9 @@ func (s *watched) List(ctx context.Context, prefix string) iter.Seq2[storage.Inf
 
 func (s *watched) Now(ctx context.Context) (time.Time, error) {
 	now, _, err := storage.NowOf(ctx, s.Store)
-	return now, err
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return now.Add(s.w.ahead), err
 }
 
 func (w *world) files() *agent.Outcome {
