@@ -29,10 +29,16 @@ func (s *Server) AddAccount(name string) Account {
 	return a
 }
 
+// OfferPolicy gives a bucket a policy that the server may refuse.
+func (s *Server) OfferPolicy(bucket, policy string) error {
+	_, err := s.Client().PutBucketPolicy(context.Background(), &awss3.PutBucketPolicyInput{Bucket: &bucket, Policy: &policy})
+	return err
+}
+
 // SetPolicy gives a bucket its policy, as JSON.
 func (s *Server) SetPolicy(bucket, policy string) {
 	s.t.Helper()
-	if _, err := s.Client().PutBucketPolicy(context.Background(), &awss3.PutBucketPolicyInput{Bucket: &bucket, Policy: &policy}); err != nil {
+	if err := s.OfferPolicy(bucket, policy); err != nil {
 		s.t.Fatalf("set the policy of %s: %v\n%s", bucket, err, policy)
 	}
 }
