@@ -26,18 +26,28 @@ const turn = 30 * time.Second
 func TestTheDeathOfAnAgentAndOfTheLeaderLosesNoSlot(t *testing.T) {
 	t.Parallel()
 	c := newCrew(t, "", cluster.StartBinary(t, "3.6", cluster.Options{Members: 3, TLS: true}), nil, "full:", "full: \"@every 10m\"")
-	for _, p := range c.agents {
-		c.start(p)
+	killed := c.stoppedInItsStream()
+	first, member := c.first()
+	if killed != first {
+		t.Errorf("%s backs up, and it is the turn of %s", killed.node, first.node)
 	}
-	killed := c.caught(syscall.SIGKILL)
+	for _, p := range c.agents {
+		c.until(turn, p.node+" waits for its turn", func() bool {
+			return p == killed || slices.ContainsFunc(p.status().Jobs, func(j status.Job) bool {
+				return j.Kind == status.Full && j.Why == "the turn of "+member
+			})
+		})
+	}
+	// Both die while etcd has the snapshot open.
 	killed.ends = true
 	begin := time.Now()
 	c.etcd.Kill(c.leader())
+	_ = killed.cmd.Process.Kill()
 	_ = killed.cmd.Wait()
 	if ids := c.fulls(); len(ids) > 0 {
-		t.Skipf("%s had committed before it was caught", killed.node)
+		t.Fatalf("%s had committed %v before it was killed", killed.node, ids)
 	}
-	c.until(3*turn, "another agent serves the slot", func() bool { return len(c.fulls()) > 0 })
+	c.until(4*turn, "another agent serves the slot", func() bool { return len(c.fulls()) > 0 })
 	t.Logf("%s was killed; the slot was served %s later", killed.node, time.Since(begin).Round(time.Second))
 	c.verified()
 	served := ""
@@ -59,6 +69,21 @@ func TestTheDeathOfAnAgentAndOfTheLeaderLosesNoSlot(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	if after := c.fulls(); !slices.Equal(after, before) {
 		t.Errorf("the agent that came back took another: %v, before %v", after, before)
+	}
+	c.verified()
+}
+
+func TestABackupOutlivesTheLeader(t *testing.T) {
+	t.Parallel()
+	c := newCrew(t, "", cluster.StartBinary(t, "3.6", cluster.Options{Members: 3, TLS: true}), nil, "full:", "full: \"@every 10m\"")
+	p := c.stoppedInItsStream()
+	c.etcd.Kill(c.leader())
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.until(2*turn, "its run is over", func() bool { return p.run(status.Full).Result != "" })
+	if run := p.run(status.Full); run.Result != status.Succeeded || !slices.Contains(c.fulls(), run.ID) {
+		t.Errorf("the run during which the leader died: %+v", run)
 	}
 	c.verified()
 }
@@ -113,15 +138,20 @@ func TestAStoreThatDiesLeavesNoSnapshotOpen(t *testing.T) {
 	etcd := cluster.StartBinary(t, "3.6", cluster.Options{Members: 1})
 	server := s3test.Start(t, s3test.Options{})
 	c := newCrew(t, "s3://"+server.Bucket+"/backups", etcd, server.Env(), "full:", "full: \"@every 10m\"", "files:", "files: \"\"")
-	c.start(c.agents[0])
-	for range 2000 { // until it has begun to stream
-		if found, _ := filepath.Glob(filepath.Join(c.agents[0].dir, "state/scratch/*/snapshot.db")); len(found) > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
+	p := c.agents[0]
+	relay := newRelay(t, etcdAddress(etcd.Members[0]))
+	edit(t, p.config, "- "+etcd.Members[0].Endpoint, "- http://"+relay.address)
+	c.start(p)
+	c.until(60*time.Second, "it streams", relay.holds)
+	if n := openStreams(t, etcd, 0); n != 1 {
+		t.Fatalf("etcd has %d snapshots open, want the one that is held up", n)
 	}
 	server.Stall() // it answers no more, and breaks no connection
+	relay.release()
 	c.until(20*time.Second, "etcd is done with the snapshot while the store hangs", func() bool { return openStreams(t, etcd, 0) == 0 })
+	if run := p.run(status.Full); run.Result != "" {
+		t.Fatalf("the run is over while the store hangs: %+v", run)
+	}
 	client := etcd.Client()
 	slowest := time.Duration(0)
 	for i := range 50 {
@@ -134,17 +164,15 @@ func TestAStoreThatDiesLeavesNoSnapshotOpen(t *testing.T) {
 	if slowest > time.Second {
 		t.Errorf("a write took %s while the store hung", slowest)
 	}
-	server.Resume()
 	server.Kill()
-	c.until(45*time.Second, "the run fails", func() bool { return c.agents[0].run(status.Full).Result != "" })
-	run := c.agents[0].run(status.Full)
-	if run.Result == status.Failed && run.Reason != status.StoreDown {
-		t.Errorf("the run failed for the reason %q: %s", run.Reason, run.Message)
+	c.until(60*time.Second, "the run is over", func() bool { return p.run(status.Full).Result != "" })
+	if run := p.run(status.Full); run.Result != status.Failed || run.Reason != status.StoreDown {
+		t.Errorf("the run ended with %q for the reason %q, and must fail for the store's: %s", run.Result, run.Reason, run.Message)
 	}
 	if n := openStreams(t, etcd, 0); n != 0 {
 		t.Errorf("%d snapshot streams are open", n)
 	}
-	if left, _ := filepath.Glob(filepath.Join(c.agents[0].dir, "state/scratch/*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(p.dir, "state/scratch/*")); len(left) > 0 {
 		t.Errorf("left in scratch: %q", left)
 	}
 	server.Restart()

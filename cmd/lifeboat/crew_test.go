@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
@@ -210,22 +213,52 @@ func (c *crew) until(limit time.Duration, what string, ok func() bool) {
 	}
 }
 
-// caught waits for the first agent that streams a snapshot, and sends it a
-// signal.
-func (c *crew) caught(signal syscall.Signal) *process {
+// stoppedInItsStream starts the agents, and stops the first that takes a snapshot
+// while etcd still has it to give. It begins anew until one was caught.
+func (c *crew) stoppedInItsStream() *process {
 	c.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+	for range 20 {
 		for _, p := range c.agents {
-			if found, _ := filepath.Glob(filepath.Join(p.dir, "state/scratch/*/snapshot.db")); len(found) > 0 {
-				if err := p.cmd.Process.Signal(signal); err != nil {
-					c.t.Fatal(err)
+			c.start(p)
+		}
+		var taker *process
+		for deadline := time.Now().Add(60 * time.Second); taker == nil && time.Now().Before(deadline); time.Sleep(50 * time.Microsecond) {
+			for _, p := range c.agents {
+				found, _ := filepath.Glob(filepath.Join(p.dir, "state/scratch/*/snapshot.db"))
+				if info, err := os.Stat(strings.Join(found, "")); taker == nil && err == nil && info.Size() > 0 {
+					_ = p.cmd.Process.Signal(syscall.SIGSTOP)
+					taker = p
 				}
-				return p
+			}
+		}
+		if taker != nil && stopped(taker.cmd) {
+			open := 0
+			for i := range c.etcd.Members {
+				open += openStreams(c.t, c.etcd, i)
+			}
+			if found, _ := filepath.Glob(filepath.Join(c.dir, "store/*/etcd/main/manifests/*")); open == 1 && len(found) == 0 {
+				return taker
+			}
+		}
+		c.anew()
+	}
+	c.t.Fatal("no agent was caught while it took a snapshot")
+	return nil
+}
+
+// anew ends the agents and forgets all that they did.
+func (c *crew) anew() {
+	c.t.Helper()
+	for _, p := range c.agents {
+		p.ends = true
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		for _, dir := range []string{filepath.Join(p.dir, "state"), filepath.Join(c.dir, "store"), filepath.Join(c.dir, "state")} {
+			if err := os.RemoveAll(dir); err != nil {
+				c.t.Fatal(err)
 			}
 		}
 	}
-	c.t.Fatal("no agent took a snapshot")
-	return nil
 }
 
 // stoppedBeforeItsCommit starts the agents, and stops the first whose snapshot is
@@ -259,16 +292,7 @@ func (c *crew) stoppedBeforeItsCommit() (sleeper *process, object string) {
 			return taker, object
 		}
 		object = ""
-		for _, p := range c.agents {
-			p.ends = true
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-			for _, dir := range []string{filepath.Join(p.dir, "state"), filepath.Join(c.dir, "store"), filepath.Join(c.dir, "state")} {
-				if err := os.RemoveAll(dir); err != nil {
-					c.t.Fatal(err)
-				}
-			}
-		}
+		c.anew()
 	}
 	c.t.Fatal("no agent was caught between its snapshot and its commit")
 	return nil, ""
@@ -321,6 +345,19 @@ func (c *crew) leader() int {
 	}
 	c.t.Fatal("no member leads")
 	return 0
+}
+
+// first is the agent whose turn it is by rule while all members are well: the one
+// beside the member with the lowest id.
+func (c *crew) first() (*process, string) {
+	c.t.Helper()
+	list, err := c.etcd.Client().MemberList(c.t.Context())
+	if err != nil || len(list.Members) != len(c.agents) {
+		c.t.Fatalf("the members: %v, %v", list, err)
+	}
+	lowest := slices.MinFunc(list.Members, func(a, b *etcdserverpb.Member) int { return cmp.Compare(a.ID, b.ID) })
+	at := slices.IndexFunc(c.etcd.Members, func(m *cluster.Member) bool { return m.Name == lowest.Name })
+	return c.agents[at], lowest.Name
 }
 
 // openStreams is how many snapshots a member is giving out, by its own metrics.

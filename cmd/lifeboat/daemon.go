@@ -33,6 +33,7 @@ type daemon struct {
 	metrics *metrics.Metrics
 	agent   *agent.Agent
 	rest    *time.Timer                   // gives memory back
+	again   time.Duration                 // between two looks for etcd clusters
 	config  atomic.Pointer[config.Config] // as in use: with what was discovered
 
 	// Of attend alone, once run has begun.
@@ -44,7 +45,7 @@ type daemon struct {
 // newDaemon reads the configuration and the keys that it names, and makes the
 // agent. Nothing runs yet: etcd and the stores may be down.
 func (a *app) newDaemon(log *slog.Logger, node string) (*daemon, error) {
-	d := &daemon{app: a, log: log, node: node, rest: time.AfterFunc(restAfter, debug.FreeOSMemory)}
+	d := &daemon{app: a, log: log, node: node, rest: time.AfterFunc(restAfter, debug.FreeOSMemory), again: rediscover}
 	file, c, err := d.read()
 	if err != nil {
 		return nil, err
@@ -171,7 +172,7 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 
 // attend hears signals, and looks for etcd clusters now and then.
 func (d *daemon) attend(ctx context.Context, hup <-chan os.Signal) {
-	again := time.NewTicker(rediscover)
+	again := time.NewTicker(d.again)
 	defer again.Stop()
 	for {
 		select {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"lifeboat/internal/etcdtest/cluster"
 	"lifeboat/internal/status"
 )
 
@@ -72,6 +77,55 @@ func TestAReloadKeepsTheEtcdClustersThatWereDiscovered(t *testing.T) {
 	configure("other")
 	if got := read(); !slices.Equal(got, []string{"other", "main", "events"}) {
 		t.Errorf("after a change by hand: %q", got)
+	}
+}
+
+// An etcd that the API server is told of while the agent runs, as when events move
+// into one of their own, is backed up without a signal.
+func TestAnEtcdThatAppearsIsTakenUpByItself(t *testing.T) {
+	t.Parallel()
+	main, events := cluster.StartBinary(t, "3.6", cluster.Options{}), cluster.StartBinary(t, "3.6", cluster.Options{})
+	c := newCrew(t, "", main, nil, "files:", `files: ""`, "discover:", "discover: true")
+	pod := func(flags string) {
+		t.Helper()
+		path := filepath.Join(c.dir, "root/etc/kubernetes/manifests/kube-apiserver.yaml")
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		replace(t, path, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver}\nspec:\n  containers:\n  - name: kube-apiserver\n    image: x\n"+
+			"    command: [kube-apiserver, --etcd-servers="+main.Endpoints()[0]+flags+"]\n"))
+	}
+	pod("")
+	a := &app{configPath: c.agents[0].config, now: time.Now, rand: rand.Reader}
+	d, err := a.newDaemon(slog.New(slog.DiscardHandler), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.again != rediscover {
+		t.Errorf("it looks for etcd clusters every %s, want %s", d.again, rediscover)
+	}
+	d.again = 50 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.run(ctx, make(chan os.Signal)) }() // no signal comes
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}()
+	manifests := func(name string) int {
+		found, _ := filepath.Glob(filepath.Join(c.dir, "store/*/etcd", name, "manifests/*1"))
+		return len(found)
+	}
+	c.until(60*time.Second, "the first etcd is backed up", func() bool { return manifests("main") == 1 })
+	if got := names(d.config.Load()); !slices.Equal(got, []string{"main"}) {
+		t.Errorf("before: %q", got)
+	}
+	pod(", '--etcd-servers-overrides=/events#" + events.Endpoints()[0] + "'")
+	c.until(60*time.Second, "the second one is backed up", func() bool { return manifests("events") == 1 })
+	if got := names(d.config.Load()); !slices.Equal(got, []string{"main", "events"}) {
+		t.Errorf("after: %q", got)
 	}
 }
 
