@@ -184,6 +184,7 @@ func TestTooLittleScratchMeansStraightThrough(t *testing.T) {
 			if told := w.events.all(); !strings.Contains(told, "straight to the stores") {
 				t.Errorf("told: %s", told)
 			}
+			noStream(t, config.Endpoints[0])
 			if left := filesIn(t, dir); len(left) != 0 {
 				t.Errorf("left on the scratch disk: %q", left)
 			}
@@ -220,6 +221,7 @@ func TestAFullStoreIsReportedAndLeftClean(t *testing.T) {
 				t.Errorf("left in the store: %q", left)
 			}
 			w.noScratch(t)
+			noStream(t, config.Endpoints[0])
 
 			other := memory.New()
 			result, err := w.runner(t, store, other).Etcd(t.Context(), config, limits)
