@@ -161,7 +161,7 @@ func TestAStoreThatDiesLeavesNoSnapshotOpen(t *testing.T) {
 		}
 		slowest = max(slowest, time.Since(start))
 	}
-	if slowest > time.Second {
+	if slowest > 5*time.Second { // the machine may be busy; a hanging store would hold it for minutes
 		t.Errorf("a write took %s while the store hung", slowest)
 	}
 	server.Kill()

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"lifeboat/internal/durable/tinydisk"
 	"lifeboat/internal/etcdtest"
 )
 
@@ -149,12 +150,12 @@ func otherFileSystem(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "lifeboat-datadir-")
 	if err != nil {
-		t.Skipf("no second file system at hand: %v", err)
+		tinydisk.Unable(t, "no second file system at hand:", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	a, _ := device(dir)
 	if b, _ := device(t.TempDir()); a == b {
-		t.Skip("no second file system at hand: /dev/shm is on the same")
+		tinydisk.Unable(t, "no second file system at hand: /dev/shm is on the same")
 	}
 	return dir
 }

@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"golang.org/x/sys/unix"
 
+	"lifeboat/internal/durable/tinydisk"
 	"lifeboat/internal/etcdtest/cluster"
 )
 
@@ -303,7 +304,7 @@ func TestRecoverSaysWhatItFound(t *testing.T) {
 
 func TestTheNewMemberBelongsToTheOldOnesOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		tinydisk.Unable(t, "needs root")
 	}
 	dataDir := t.TempDir()
 	placeOld(t, dataDir)
