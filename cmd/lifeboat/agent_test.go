@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -138,6 +139,15 @@ func TestAStoreThatDiesLeavesNoSnapshotOpen(t *testing.T) {
 	etcd := cluster.StartBinary(t, "3.6", cluster.Options{Members: 1})
 	server := s3test.Start(t, s3test.Options{})
 	c := newCrew(t, "s3://"+server.Bucket+"/backups", etcd, server.Env(), "full:", "full: \"@every 10m\"", "files:", "files: \"\"")
+	value := make([]byte, 1<<20)
+	for i := range 24 { // more than buffers on the way take, were it sent on as it comes
+		if _, err := rand.Read(value); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := etcd.Client().Put(t.Context(), fmt.Sprintf("/random/%d", i), string(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p := c.agents[0]
 	relay := newRelay(t, etcdAddress(etcd.Members[0]))
 	edit(t, p.config, "- "+etcd.Members[0].Endpoint, "- http://"+relay.address)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"math/big"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/status"
+	"lifeboat/storage"
 )
 
 // sparing keeps one backup.
@@ -112,6 +114,33 @@ func TestPruningLetsGoAndDeletesWhenTheGracesAreOver(t *testing.T) {
 	}
 	if _, err := w.Verify(t.Context(), []manifest.Chain{"hosts/cp1"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// An agent whose credentials can't delete backs up as ever, promises, and says
+// what is wrong once something is due; whoever may delete goes on from there.
+func TestAnAgentThatMayNotDeleteSaysSoAndGoesOn(t *testing.T) {
+	w := sparing(t)
+	w.keeps.Store(true)
+	w.files()
+	w.files()
+	w.prune("1 backups")
+	w.wait(repository.ManifestGrace + time.Hour)
+	manifests, data := w.stored()
+	if _, err := w.Prune(t.Context()); agent.ReasonOf(err) != status.Config || !errors.Is(err, storage.ErrPermission) {
+		t.Errorf("%q, %v", agent.ReasonOf(err), err)
+	}
+	if still, left := w.stored(); !slices.Equal(still, manifests) || !slices.Equal(left, data) {
+		t.Errorf("%q, %q", still, left)
+	}
+	w.files()
+	if in := w.look().Chains["hosts/cp1"]; in.Backups != 2 || !in.Valid {
+		t.Errorf("%+v", in)
+	}
+	w.keeps.Store(false)
+	w.prune("1 backups")
+	if _, left := w.stored(); len(left) != 2 {
+		t.Errorf("left %q", left)
 	}
 }
 

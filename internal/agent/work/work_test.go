@@ -36,6 +36,7 @@ type world struct {
 	opened atomic.Int64 // objects read
 	hang   atomic.Bool  // the store does not answer
 	freed  chan struct{}
+	keeps  atomic.Bool // the store lets nobody delete
 
 	mu    sync.Mutex
 	told  []string
@@ -100,6 +101,13 @@ func (s *watched) List(ctx context.Context, prefix string) iter.Seq2[storage.Inf
 		<-s.w.freed
 	}
 	return s.Store.List(ctx, prefix)
+}
+
+func (s *watched) Delete(ctx context.Context, name string) error {
+	if s.w.keeps.Load() {
+		return fmt.Errorf("delete %s: %w", name, storage.ErrPermission)
+	}
+	return s.Store.Delete(ctx, name)
 }
 
 func (s *watched) Now(ctx context.Context) (time.Time, error) {
