@@ -11,6 +11,7 @@ PREFIX  ?= /usr/local
 IMAGE   ?= lifeboat:$(or $(VERSION),devel)
 PKG     ?= ./...
 RUN     ?=
+RACE    ?=
 BENCH   ?= .
 FUZZTIME ?= 5s
 TOOLS   := bin/tools
@@ -29,24 +30,28 @@ MODULES := . $(sort $(patsubst %/go.mod,%,$(wildcard internal/tools/*/go.mod))) 
 # tool(output, module folder, package) builds one program.
 tool = cd internal/tools/$(2) && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $(abspath $(1)) $(3)
 
-.PHONY: help build test test-page test-alerts test-deploy simulate soak demo image-test e2e lint vuln bench fuzz-short tools tools-e2e install image sbom clean
+.PHONY: help build test test-page test-alerts test-deploy test-replay simulate soak demo image-test e2e e2e-full lint vuln bench fuzz-short tools tools-e2e install image sbom clean
 
 help: ## this list
 	@echo "lifeboat: make TARGET"; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo; echo "Variables: PKG=./internal/seal RUN=TestName BENCH=Regexp FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
+	@echo; echo "Variables: PKG=./internal/seal RUN=TestName RACE=1 BENCH=Regexp FUZZTIME=$(FUZZTIME) PREFIX=$(PREFIX)"
 
 build: ## bin/lifeboat, one static binary
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='$(LDFLAGS)' -o bin/lifeboat ./cmd/lifeboat
 
 test: $(TEST_TOOLS) ## all tests, with real etcd 3.5, 3.6, 3.7 and a real S3 server
-	go test $(if $(RUN),-run '$(RUN)') -timeout 20m $(PKG)
+	$(if $(RACE),CGO_ENABLED=1 )go test $(if $(RACE),-race -short )$(if $(RUN),-run '$(RUN)') -timeout 20m $(PKG)
 
 simulate: ## the agent through 1,000 simulated months and 20 years, each by its seed
 	go test -count=1 -timeout 20m ./internal/agent -run Simulation -seeds 1000 -days 30 -years 20
 
-soak: ## for an evening: ten times the simulation, fuzzing for a minute a target
+test-replay: $(TEST_TOOLS) ## what is recorded of real etcds in trouble comes back exactly; LIFEBOAT_SEED repeats a run
+	LIFEBOAT_POINTS=50 LIFEBOAT_ROUNDS=2 LIFEBOAT_KILLS=51 go test -count=1 -timeout 30m $(if $(RUN),-run '$(RUN)') ./internal/replay
+
+soak: $(TEST_TOOLS) ## for an evening: ten times the simulation, 200 points a version, 300 kills, fuzzing for a minute a target
 	go test -count=1 -timeout 120m ./internal/agent -run Simulation -seeds 10000 -days 30 -years 200
+	LIFEBOAT_POINTS=200 LIFEBOAT_ROUNDS=8 LIFEBOAT_KILLS=300 go test -count=1 -timeout 120m ./internal/replay
 	$(MAKE) fuzz-short FUZZTIME=1m
 
 test-alerts: $(TEST_TOOLS) ## backups stop, and the alarm arrives through a real Prometheus and Alertmanager
@@ -56,16 +61,19 @@ test-page: ## the status page, in a real Chromium
 	cd internal/web/browsertest && go test -count=1 $(if $(RUN),-run '$(RUN)') ./...
 
 test-deploy: $(DEPLOY_TOOLS) $(TOOLS)/staticcheck ## as root: chart, kustomization, units and policies, on a real API server
-	go vet -tags deploy ./internal/deploytest
-	$(TOOLS)/staticcheck -tags deploy ./internal/deploytest
-	go test -count=1 $(if $(RUN),-run '$(RUN)') -tags deploy -timeout 15m ./internal/deploytest
+	go vet -tags deploy ./internal/deploytest ./restore/kubeapi
+	$(TOOLS)/staticcheck -tags deploy ./internal/deploytest ./restore/kubeapi
+	go test -count=1 $(if $(RUN),-run '$(RUN)') -tags deploy -timeout 15m ./internal/deploytest ./restore/kubeapi
 
 image-test: build $(TOOLS)/sbom $(TOOLS)/versitygw $(TOOLS)/etcd-3.6/etcd ## as root: build the image, look into it, run it without rights
 	go mod download
 	LIFEBOAT_E2E=1 go test -count=1 -v -timeout 20m ./deploy/image
 
-e2e: build $(DEPLOY_TOOLS) $(TOOLS)/pause ## as root: the chart on a real kubeadm node, with kubelet and containerd
-	LIFEBOAT_E2E=1 go test -count=1 -v -timeout 20m $(if $(RUN),-run '$(RUN)') ./internal/realplane/e2e
+e2e: build $(DEPLOY_TOOLS) $(TOOLS)/pause ## as root: the chart on a real kubeadm node, and control planes of one and three nodes lost in every way and restored
+	LIFEBOAT_E2E=1 go test -count=1 -v -timeout 30m $(if $(RUN),-run '$(RUN)') ./internal/realplane/e2e
+
+e2e-full: build $(DEPLOY_TOOLS) $(TOOLS)/pause ## as root: that, and the same restores by hand, which are the yardstick for the times
+	LIFEBOAT_E2E=full go test -count=1 -v -timeout 60m $(if $(RUN),-run '$(RUN)') ./internal/realplane/e2e
 
 demo: build ## back up, destroy, restore and prove it, on this machine, without any set-up
 	bin/lifeboat demo

@@ -21,6 +21,7 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/segment"
 )
 
 // Store is one configured store. A store that could not be opened takes part
@@ -30,6 +31,38 @@ type Store struct {
 	Repository *repository.Repository
 	Err        error
 	RetainDays int // Object Lock; 0 for none
+}
+
+// FinishStalls is how many stall limits a store may take to make durable what
+// it was given, and for a commit: an S3 server that joins a large object's
+// parts is silent for minutes.
+const FinishStalls = 5
+
+// Farewell is how long a store with such a stall limit may clean up after itself.
+func Farewell(stall time.Duration) time.Duration { return min(patience.Farewell, stall) }
+
+// RetainUntil is the end of the store's Object Lock on what is put at a time; zero
+// without one.
+func (s Store) RetainUntil(created time.Time) time.Time {
+	if s.RetainDays <= 0 {
+		return time.Time{}
+	}
+	return created.AddDate(0, 0, s.RetainDays)
+}
+
+// Commit appends a draft to its chain, with the store's own lock, and without the
+// head that it knows best itself. It gives up on a store that does not answer.
+func (s Store) Commit(ctx context.Context, draft *manifest.Manifest, stall time.Duration) (*repository.Committed, error) {
+	m := *draft
+	m.Heads = slices.DeleteFunc(slices.Clone(draft.Heads), func(h manifest.Head) bool { return h.Store == s.URL && h.Chain == draft.Chain })
+	if until := s.RetainUntil(draft.Created); !until.IsZero() {
+		m.RetainUntil = &until
+	}
+	// The commit point: before this call the store holds an object that no
+	// manifest names; after it, a whole backup.
+	return patience.Within(ctx, FinishStalls*stall, Farewell(stall), func(ctx context.Context) (*repository.Committed, error) {
+		return s.Repository.Commit(ctx, &m)
+	})
 }
 
 // Runner holds what all backups of a node share. All fields but Events,
@@ -53,6 +86,15 @@ type Runner struct {
 	// it took so long that another agent served its slot. By hand, a backup that
 	// was asked for is kept.
 	Unattended bool
+
+	// Epoch is the least that a full is committed in: a new one where a recorder
+	// has seen that etcd's history is another than the chain's, which neither the
+	// cluster's id nor its revision shows. 0: the chain decides.
+	Epoch uint64
+
+	// Marker marks the last revision of fulls, so that a recorder which goes on
+	// there sees whether etcd's history is the same. nil: they are not marked.
+	Marker *segment.Marker
 }
 
 // Result says what became of one backup.
@@ -72,12 +114,7 @@ type Commit struct {
 	Err      error
 }
 
-// finishStalls is how many stall limits a store may take to make durable what
-// it was given, and for a commit: an S3 server that joins a large object's
-// parts is silent for minutes.
-const finishStalls = 5
-
-func (r *Runner) farewell() time.Duration { return min(patience.Farewell, r.StoreStall) }
+func (r *Runner) farewell() time.Duration { return Farewell(r.StoreStall) }
 
 // ErrOvertaken is a commit's error where the store holds a newer full already.
 var ErrOvertaken = errors.New("dropped: a newer full of the same etcd is there already")
@@ -158,27 +195,9 @@ func (r *Runner) commitTo(ctx context.Context, store Store, draft *manifest.Mani
 	if putErr != nil {
 		return Commit{Store: store.URL, Err: putErr}
 	}
-	m := *draft
-	m.Heads = slices.DeleteFunc(slices.Clone(draft.Heads), func(h manifest.Head) bool {
-		return h.Store == store.URL && h.Chain == draft.Chain
-	})
-	if until := retainUntil(store, draft.Created); !until.IsZero() {
-		m.RetainUntil = &until
-	}
-	// The commit point: before this call the store holds an object that no
-	// manifest names; after it, a whole backup.
-	committed, err := patience.Within(ctx, finishStalls*r.StoreStall, r.farewell(), func(ctx context.Context) (*repository.Committed, error) {
-		return store.Repository.Commit(ctx, &m)
-	})
+	committed, err := store.Commit(ctx, draft, r.StoreStall)
 	if err != nil {
 		return Commit{Store: store.URL, Err: fmt.Errorf("commit %s %s: %w", draft.Chain, draft.ID, err)}
 	}
 	return Commit{Store: store.URL, Manifest: committed.Manifest, Hash: committed.Hash}
-}
-
-func retainUntil(store Store, created time.Time) time.Time {
-	if store.RetainDays <= 0 {
-		return time.Time{}
-	}
-	return created.AddDate(0, 0, store.RetainDays)
 }

@@ -55,7 +55,7 @@ func (r *Runner) Files(ctx context.Context, options host.Options, uses []manifes
 	}
 
 	draft := r.draft(chain, manifest.KindFiles, id, created)
-	draft.Host = &manifest.Host{Node: options.Node, Files: captured.Files, Bytes: captured.Bytes}
+	draft.Host = &manifest.Host{Node: options.Node, Files: captured.Files, Bytes: captured.Bytes, Encryption: captured.Facts.KeyNames()}
 	draft.Degraded = append(captured.Degraded, captured.Covers(uses)...)
 	for i, reason := range draft.Degraded {
 		if i == mostWarnings && len(draft.Degraded) > mostWarnings+1 {

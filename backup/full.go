@@ -33,6 +33,7 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 		return nil, err
 	}
 	defer cluster.Close()
+	cluster.MarkWith(r.Marker)
 	created := r.now()
 	survey, err := cluster.Survey(ctx)
 	if err != nil {
@@ -43,12 +44,13 @@ func (r *Runner) Etcd(ctx context.Context, config etcd.Config, limits etcd.Limit
 		return nil, fmt.Errorf("back up %s: %w", config.Chain(), err)
 	}
 	draft := r.draft(config.Chain(), manifest.KindFull, taken.id, created)
+	draft.Epoch = r.Epoch
 	draft.Etcd, draft.Degraded, draft.Unproved = &taken.capture.Etcd, taken.capture.Degraded, taken.capture.Unproved
 	before := r.newestFulls(ctx, draft, taken.data)
 	draft.Etcd.Rate = rate(draft, before)
 	if r.Unattended {
 		for i, m := range before {
-			if m != nil && overtakes(m, draft, r.now()) {
+			if m != nil && m.Epoch >= r.Epoch && overtakes(m, draft, r.now()) {
 				taken.data.errs[i] = fmt.Errorf("%w: backup %s of %s", ErrOvertaken, m.ID, m.Created.Format(time.RFC3339))
 			}
 		}

@@ -34,7 +34,7 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 			continue
 		}
 		puts[i] = startPut(ctx, fan.branches[i], func(ctx context.Context, body io.Reader) error {
-			return store.Repository.PutObject(ctx, name, body, retainUntil(store, created))
+			return store.Repository.PutObject(ctx, name, body, store.RetainUntil(created))
 		})
 	}
 
@@ -42,13 +42,13 @@ func (r *Runner) spread(ctx context.Context, chain manifest.Chain, id manifest.I
 	r.Events.Emit(events.StageStarted{Stage: "seal", Chain: string(chain)})
 	sums, err := r.seal(fan, plain)
 	fan.Close(err)
-	limit := time.NewTimer(finishStalls * r.StoreStall) // the same for all
+	limit := time.NewTimer(FinishStalls * r.StoreStall) // the same for all
 	defer limit.Stop()
 	for i, p := range puts {
 		if p == nil {
 			continue
 		}
-		if putErr := p.wait(limit, finishStalls*r.StoreStall, r.farewell()); putErr != nil {
+		if putErr := p.wait(limit, FinishStalls*r.StoreStall, r.farewell()); putErr != nil {
 			result.errs[i] = putErr
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
 	"lifeboat/internal/events"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/restore"
@@ -157,7 +158,7 @@ func ids(list []repository.Backup) []manifest.ID {
 // as in the disaster.
 func (w *world) restored(t testing.TB, store storage.Store, want *manifest.Manifest) (dataDir, peerURL string) {
 	t.Helper()
-	port, err := etcdtest.FreePort()
+	port, err := freeport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,15 +14,15 @@ import (
 	"slices"
 	"strings"
 
+	"lifeboat/internal/hostfacts"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
 )
 
 const (
-	factsName  = "lifeboat/facts.json" // first in every archive: docs/format.md
-	factsLimit = 64 << 20              // bytes; the facts name every file with its hash
-	pemLimit   = 64 << 10              // bytes of one file that is looked into
-	pemsLimit  = 16 << 20              // bytes of all of them, kept until the end
+	factsLimit = 64 << 20 // bytes; the facts name every file with its hash
+	pemLimit   = 64 << 10 // bytes of one file that is looked into
+	pemsLimit  = 16 << 20 // bytes of all of them, kept until the end
 )
 
 // readArchive reads an archive to its end and compares it with the facts at
@@ -59,9 +59,9 @@ func (d *DeepReport) readArchive(ctx context.Context, r io.Reader) error {
 		if h.Type != seal.TypeFile {
 			continue
 		}
-		if h.Name == factsName {
+		if h.Name == hostfacts.Name {
 			if hashes, err = readFacts(io.LimitReader(archive, factsLimit)); err != nil {
-				return failed("%s: %v", factsName, err)
+				return failed("%s: %v", hostfacts.Name, err)
 			}
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -21,8 +22,13 @@ import (
 type DeepOptions struct {
 	Identities []age.Identity
 	Scratch    string // folder to unseal databases in; made 0700 if missing
-	Now        func() time.Time
-	Events     events.Listener
+
+	// Route, if set, leads from the backup to a later state: its segments are
+	// applied and proved as well.
+	Route *repository.Route
+
+	Now    func() time.Time
+	Events events.Listener
 }
 
 // DeepReport is what unsealing a backup has shown. All of it was checked: what
@@ -32,6 +38,8 @@ type DeepReport struct {
 
 	// Of a backup of etcd.
 	Facts *snapdb.Facts
+
+	Applied *Applied // the route's segments; nil: there were none
 
 	// Proof is set if the backup is unproved and this verification makes up
 	// for it: commit it in a manifest of kind proof.
@@ -81,8 +89,12 @@ func (d *DeepReport) database(ctx context.Context, repo *repository.Repository, 
 	if err != nil {
 		return err
 	}
-	if free < object.PlainSize {
-		return fmt.Errorf("%w: %s has %d bytes left, the database takes %d", ErrRefused, opts.Scratch, free, object.PlainSize)
+	need := object.PlainSize
+	if opts.Route != nil {
+		need += roomFor(opts.Route)
+	}
+	if free < need {
+		return fmt.Errorf("%w: %s has %d bytes left, the database takes %d", ErrRefused, opts.Scratch, free, need)
 	}
 	path := filepath.Join(scratch.Path(), string(m.ID)+".db")
 	plan := &Plan{chain: string(m.Chain), now: opts.Now}
@@ -101,6 +113,12 @@ func (d *DeepReport) database(ctx context.Context, repo *repository.Repository, 
 			return err
 		}},
 	}
+	if route := opts.Route; route != nil && len(route.Segments) > 0 {
+		plan.Steps = append(plan.Steps, Step{Stage: "apply", Total: stepBytes(route), Run: func(ctx context.Context) (err error) {
+			d.Applied, err = apply(ctx, repo, route, opts.Identities, path, scratch.Path(), d.Facts, plan.progress("apply"))
+			return err
+		}})
+	}
 	if err := plan.Execute(ctx, opts.Events); err != nil {
 		return err
 	}
@@ -108,6 +126,37 @@ func (d *DeepReport) database(ctx context.Context, repo *repository.Repository, 
 		d.Proof = &manifest.Proof{Of: m.ID, Revision: manifest.Revision(d.Facts.Revision), HashKV: d.Facts.HashKV, How: "deep verification"}
 	}
 	return nil
+}
+
+// RouteBeyond finds the segments that go on from a full: to a revision, or if
+// that is below 1, as far as they reach; in both cases not beyond a gap. It is
+// nil if none do, or if another full is nearer.
+func RouteBeyond(ctx context.Context, repo *repository.Repository, m *manifest.Manifest, to manifest.Revision) (*repository.Route, error) {
+	if m.Etcd == nil {
+		return nil, nil
+	}
+	if to < 1 {
+		to = math.MaxInt64
+	}
+	point := repository.Point{Revision: to, Epoch: m.Epoch}
+	if point.Revision <= m.Etcd.Revision {
+		return nil, nil
+	}
+	route, err := repo.Route(ctx, m.Chain, point)
+	var not *repository.UnreachableError
+	if errors.As(err, &not) {
+		if not.Before == nil || not.Before.Epoch != m.Epoch || not.Before.Revision < m.Etcd.Revision {
+			return nil, nil
+		}
+		route, err = repo.Route(ctx, m.Chain, repository.Point{Revision: not.Before.Revision, Epoch: m.Epoch})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the segments behind backup %s of %s: %w", m.ID, m.Chain, err)
+	}
+	if route.Base.ID != m.ID || len(route.Segments) == 0 {
+		return nil, nil
+	}
+	return route, nil
 }
 
 func (d *DeepReport) archive(ctx context.Context, repo *repository.Repository, opts DeepOptions) error {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -18,17 +19,20 @@ import (
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
+	"lifeboat/internal/snapdb"
 	"lifeboat/restore/datadir"
 )
 
-// ExportOptions says which backup becomes a snapshot file.
+// ExportOptions says which point becomes a snapshot file.
 type ExportOptions struct {
 	Chain      manifest.Chain   // DefaultChain if empty
-	Point      repository.Point // the newest if zero
+	Point      repository.Point // the latest if zero
+	Without    []manifest.ID    // segments whose data is known to be lost or damaged
 	Identities []age.Identity
 	Out        string // the file to write, mode 0600
 	Bump       uint64 // raise the last revision by it and mark all before it compacted; 0: neither
 	Force      bool   // replace Out if it exists
+	Quota      *int64 // as in EtcdOptions
 	Now        func() time.Time
 	Rand       io.Reader // names the temporary file
 	Events     events.Listener
@@ -36,14 +40,18 @@ type ExportOptions struct {
 
 // ExportResult says what was written.
 type ExportResult struct {
-	Backup   *manifest.Manifest
+	Choice   Choice             // what was exported
+	Backup   *manifest.Manifest // the full that it begins with
+	Applied  *Applied           // nil: there were no segments
 	Path     string
 	Bytes    int64  // of the file, with its hash trailer
 	Revision int64  // the last one in it, after the bump
-	HashKV   uint32 // before the bump
+	HashKV   uint32 // as of CompactRevision; both before the bump
+
+	CompactRevision int64
 }
 
-// Export writes a backup of etcd as an ordinary snapshot file with its hash
+// Export writes a point of etcd as an ordinary snapshot file with its hash
 // trailer, which etcdutl's snapshot restore accepts. It checks the database as
 // a restore does. The file appears whole, under its name, or not at all.
 func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions) (*ExportResult, error) {
@@ -56,8 +64,13 @@ func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions
 	if _, err := os.Lstat(opts.Out); err == nil && !opts.Force {
 		return nil, fmt.Errorf("%w: %s: %w; --force replaces it", ErrRefused, opts.Out, fs.ErrExist)
 	}
-	m, _, err := resolveFull(ctx, repo, opts.Chain, opts.Point)
+	route, err := routeTo(ctx, repo, opts.Chain, opts.Point, opts.Without)
 	if err != nil {
+		return nil, err
+	}
+	m := route.Base.Manifest
+	quota := quotaFor(opts.Quota, m)
+	if err := overQuota(least(route), quota, "would be at least"); err != nil {
 		return nil, err
 	}
 	object, err := objectOf(m, manifest.RoleSnapshot)
@@ -68,20 +81,21 @@ func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary name: %w", err)
 	}
-	res := &ExportResult{Backup: m, Path: opts.Out}
+	res := &ExportResult{Choice: ChoiceOf(route), Backup: m, Path: opts.Out}
 	tmp := filepath.Join(filepath.Dir(opts.Out), "."+filepath.Base(opts.Out)+"."+string(id)+".tmp")
 	defer os.Remove(tmp) // gone already if all went well
 
 	plan := &Plan{chain: string(opts.Chain), now: opts.Now}
 	var sum [sha256.Size]byte
+	var facts *snapdb.Facts
 	plan.Steps = []Step{
 		{Stage: "fetch", Total: object.PlainSize, Run: func(ctx context.Context) error {
 			free, err := durable.FreeSpace(filepath.Dir(opts.Out))
 			if err != nil {
 				return err
 			}
-			if free < object.PlainSize {
-				return fmt.Errorf("%w: %s has %d bytes left, the snapshot takes %d", ErrRefused, filepath.Dir(opts.Out), free, object.PlainSize)
+			if need := object.PlainSize + roomFor(route); free < need {
+				return fmt.Errorf("%w: %s has %d bytes left, the snapshot takes %d", ErrRefused, filepath.Dir(opts.Out), free, need)
 			}
 			r, err := unseal(ctx, repo, object, opts.Identities)
 			if err != nil {
@@ -91,19 +105,30 @@ func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions
 			_, sum, err = datadir.Receive(ctx, tmp, r, object.PlainSize, plan.progress("fetch"))
 			return verification(err)
 		}},
-		{Stage: "check", Total: m.Etcd.DBBytes, Run: func(ctx context.Context) error {
-			facts, err := checkDatabase(ctx, tmp, m, plan.progress("check"))
-			if err != nil {
+		{Stage: "check", Total: m.Etcd.DBBytes, Run: func(ctx context.Context) (err error) {
+			if facts, err = checkDatabase(ctx, tmp, m, plan.progress("check")); err != nil {
 				return err
 			}
-			res.Revision, res.HashKV = facts.Revision, facts.HashKV
-			return nil
+			res.Revision, res.HashKV, res.CompactRevision = facts.Revision, facts.HashKV, max(0, facts.CompactRevision)
+			return overQuota(facts.DBBytes, quota, "is")
+		}},
+		{Stage: "apply", Total: stepBytes(route), Run: func(ctx context.Context) (err error) {
+			if res.Applied, err = apply(ctx, repo, route, opts.Identities, tmp, filepath.Dir(opts.Out), facts, plan.progress("apply")); err != nil {
+				return err
+			}
+			res.Revision, res.CompactRevision = int64(route.Revision), res.Applied.Compact
+			if res.HashKV, err = snapdb.HashKV(ctx, tmp, res.Revision, res.CompactRevision); err != nil {
+				return verification(err)
+			}
+			return overQuota(res.Applied.Bytes, quota, "has become")
 		}},
 		{Stage: "write", Run: func(ctx context.Context) (err error) {
 			if opts.Bump > 0 {
 				if _, res.Revision, err = datadir.Bump(tmp, opts.Bump); err != nil {
 					return verification(err)
 				}
+			}
+			if opts.Bump > 0 || res.Applied != nil {
 				if sum, err = hashFile(ctx, tmp); err != nil {
 					return err
 				}
@@ -116,6 +141,9 @@ func Export(ctx context.Context, repo *repository.Repository, opts ExportOptions
 			}
 			return publish(tmp, opts.Out, opts.Force)
 		}},
+	}
+	if len(route.Segments) == 0 {
+		plan.Steps = slices.DeleteFunc(plan.Steps, func(s Step) bool { return s.Stage == "apply" })
 	}
 	if err := plan.Execute(ctx, opts.Events); err != nil {
 		return nil, fmt.Errorf("export backup %s: %w", m.ID, err)

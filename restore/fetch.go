@@ -13,6 +13,7 @@ import (
 	"lifeboat/internal/seal"
 	"lifeboat/internal/snapdb"
 	"lifeboat/restore/datadir"
+	"lifeboat/restore/materialize"
 )
 
 // objectOf finds the one object of a role that a backup must have.
@@ -69,7 +70,7 @@ func verification(err error) error {
 		return err
 	}
 	var refused *seal.RefusedError
-	if errors.Is(err, seal.ErrDamaged) || errors.Is(err, datadir.ErrDamaged) || errors.Is(err, snapdb.ErrCorrupt) || errors.As(err, &refused) {
+	if errors.Is(err, seal.ErrDamaged) || errors.Is(err, datadir.ErrDamaged) || errors.Is(err, snapdb.ErrCorrupt) || errors.Is(err, materialize.ErrDamaged) || errors.As(err, &refused) {
 		return fmt.Errorf("%w: %w", repository.ErrVerification, err)
 	}
 	return err

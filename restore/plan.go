@@ -83,14 +83,19 @@ func (p *Plan) Execute(ctx context.Context, listen events.Listener) (err error) 
 			err = errors.Join(err, fmt.Errorf("clean up: %w", aerr))
 		}
 	}()
-	for i, s := range p.Steps {
+	return p.run(ctx, p.Steps)
+}
+
+// run takes the first of the plan's steps, or all.
+func (p *Plan) run(ctx context.Context, steps []Step) error {
+	for i, s := range steps {
 		if ctx.Err() != nil {
 			return fmt.Errorf("step %d, %s: %w", i+1, s.Stage, context.Cause(ctx))
 		}
-		listen.Emit(events.StageStarted{Stage: s.Stage, Chain: p.chain, Total: s.Total})
+		p.listen.Emit(events.StageStarted{Stage: s.Stage, Chain: p.chain, Total: s.Total})
 		start := p.now()
 		err := s.Run(ctx)
-		listen.Emit(events.StageDone{Stage: s.Stage, Chain: p.chain, Duration: p.now().Sub(start), Bytes: s.Total, Err: err})
+		p.listen.Emit(events.StageDone{Stage: s.Stage, Chain: p.chain, Duration: p.now().Sub(start), Bytes: s.Total, Err: err})
 		if err != nil {
 			return fmt.Errorf("step %d, %s: %w", i+1, s.Stage, err)
 		}

@@ -214,6 +214,14 @@ func TestThePlanSaysWhatLooksWrong(t *testing.T) {
 	}
 }
 
+// routeOf is the route that is a full alone.
+func routeOf(m *manifest.Manifest) *repository.Route {
+	return &repository.Route{
+		Base: repository.Backup{Manifest: m}, Epoch: m.Epoch, Revision: m.Etcd.Revision, At: m.Created,
+		After: repository.After{Revision: m.Etcd.Revision, Until: m.Created, Epoch: m.Epoch},
+	}
+}
+
 func TestTheDefaultBump(t *testing.T) {
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	full := func(age time.Duration, revision manifest.Revision, rate float64, epoch uint64) *manifest.Manifest {
@@ -233,7 +241,7 @@ func TestTheDefaultBump(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := defaultBump(tt.point, tt.head, at); got != tt.want {
+			if got := defaultBump(placeOf(routeOf(tt.point)), tipOf(routeOf(tt.point), tt.head), at); got != tt.want {
 				t.Errorf("%d, want %d", got, tt.want)
 			}
 		})
@@ -260,7 +268,10 @@ func TestTargetVersions(t *testing.T) {
 		{target: "3.5", storage: "x", invalid: true},
 	}
 	for _, tt := range tests {
-		err := checkTarget(tt.target, tt.storage, tt.cluster, tt.server)
+		err := checkTarget(tt.target, "Do this.", tt.storage, tt.cluster, tt.server)
+		if tt.refused && !strings.HasSuffix(err.Error(), "downgrades it. Do this.") {
+			t.Errorf("%+v: nothing to do is said: %v", tt, err)
+		}
 		if errors.Is(err, ErrRefused) != tt.refused || (err != nil) != (tt.refused || tt.invalid) {
 			t.Errorf("%+v: %v", tt, err)
 		}

@@ -59,9 +59,10 @@ func oldestTarget(storage, cluster, server string) (v minor, ok bool, err error)
 }
 
 // checkTarget refuses a snapshot that is too new for the etcd that is to start
-// from it. Measured: etcd 3.6 refuses to start from a 3.7 snapshot; etcd 3.5
+// from it. from says where the target comes from, and what to do about it.
+// Measured: etcd 3.6 refuses to start from a 3.7 snapshot; etcd 3.5
 // starts and silently downgrades the data, which is worse.
-func checkTarget(target, storage, cluster, server string) error {
+func checkTarget(target, from, storage, cluster, server string) error {
 	if target == "" {
 		return nil
 	}
@@ -74,7 +75,11 @@ func checkTarget(target, storage, cluster, server string) error {
 		return fmt.Errorf("the snapshot's version: %w", err)
 	}
 	if ok && oldest.newer(want) {
-		return fmt.Errorf("%w: the snapshot is of etcd %s and the target is %s: an older etcd fails on it or silently downgrades it", ErrRefused, oldest, want)
+		err := fmt.Errorf("%w: the snapshot is of etcd %s and the target is %s: an older etcd fails on it or silently downgrades it", ErrRefused, oldest, want)
+		if from != "" {
+			err = fmt.Errorf("%w. %s", err, from)
+		}
+		return err
 	}
 	return nil
 }
@@ -84,23 +89,40 @@ func checkTarget(target, storage, cluster, server string) error {
 const minBump = 1_000_000_000
 
 // defaultBump is a revision bump that lifts a restored member above everything
-// that clients can have seen: what the chain's head is ahead of the point, and
-// then ten times what the recorded rate gives from the head until now, but at
+// that clients can have seen: what the chain's tip is ahead of the point, and
+// then ten times what the recorded rate gives from the tip until now, but at
 // least minBump.
-func defaultBump(point, head *manifest.Manifest, now time.Time) uint64 {
-	rate, since, ahead := 0.0, point.Created, 0.0
-	for _, m := range []*manifest.Manifest{point, head} {
-		if m != nil && m.Etcd != nil {
-			rate = max(rate, m.Etcd.Rate)
-		}
+func defaultBump(point, tip place, now time.Time) uint64 {
+	ahead := 0.0
+	if tip.epoch == point.epoch && tip.revision > point.revision {
+		ahead = float64(tip.revision - point.revision)
 	}
-	if head != nil {
-		since = head.Created
-		if head.Etcd != nil && head.Epoch == point.Epoch && head.Etcd.Revision > point.Etcd.Revision {
-			ahead = float64(head.Etcd.Revision - point.Etcd.Revision)
-		}
-	}
-	age := max(0, now.Sub(since).Seconds())
-	bump := math.Ceil(ahead + max(minBump, 10*rate*age))
+	age := max(0, now.Sub(tip.at).Seconds())
+	bump := math.Ceil(ahead + max(minBump, 10*max(point.rate, tip.rate)*age))
 	return uint64(min(bump, 1<<62))
+}
+
+// startWith says which etcd the data is for. Of an imported snapshot it is
+// known only as far as the file tells.
+func startWith(target string, m *manifest.Manifest) string {
+	if target == "" {
+		target = m.Etcd.Version
+	}
+	if target != "" {
+		return "etcd " + target + " or newer of the same minor version"
+	}
+	if oldest, ok, err := oldestTarget(m.Etcd.StorageVersion, m.Etcd.ClusterVersion, ""); err == nil && ok {
+		return fmt.Sprintf("an etcd %s, or the version that the snapshot was made by", oldest)
+	}
+	return "the etcd version that the snapshot was made by"
+}
+
+// voters counts the members of the backed-up cluster that were no learners.
+func voters(m *manifest.Manifest) (n int) {
+	for _, member := range m.Etcd.Members {
+		if !member.Learner {
+			n++
+		}
+	}
+	return n
 }

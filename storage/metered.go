@@ -44,7 +44,8 @@ func Code(err error) string {
 // Metered reports every operation on s when it is over, by its name in Ops and
 // its Code: an Open when its reader is closed, a List when the caller stops.
 // report may be called from several goroutines at once and must return quickly.
-// What s can do beyond Store (Versioned, Clock) the result can do, too.
+// What s can do beyond Store (Versioned, Clock) the result can do, too; it is
+// always a Ranger, and no better at it than s.
 func Metered(s Store, report func(op, code string)) Store {
 	m := &metered{s, report}
 	past, keepsVersions := s.(Versioned)
@@ -53,18 +54,18 @@ func Metered(s Store, report func(op, code string)) Store {
 	switch {
 	case keepsVersions && tellsTime:
 		return struct {
-			Store
+			*metered
 			Versioned
 			Clock
 		}{m, v, c}
 	case keepsVersions:
 		return struct {
-			Store
+			*metered
 			Versioned
 		}{m, v}
 	case tellsTime:
 		return struct {
-			Store
+			*metered
 			Clock
 		}{m, c}
 	default:
@@ -100,6 +101,11 @@ func (m *metered) opened(op string, rc io.ReadCloser, info Info, err error) (io.
 
 func (m *metered) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return meteredSeq(m, "list", m.inner.List(ctx, prefix))
+}
+
+// ListAfter implements Ranger. It is reported as a list.
+func (m *metered) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
+	return meteredSeq(m, "list", ListAfter(ctx, m.inner, prefix, after))
 }
 
 func (m *metered) Delete(ctx context.Context, name string) error {

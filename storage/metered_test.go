@@ -82,6 +82,9 @@ func TestAMeteredStoreCanWhatItsStoreCan(t *testing.T) {
 			if _, ok := m.(storage.Clock); ok != c.telling {
 				t.Errorf("tells its time: %v", ok)
 			}
+			if _, ok := m.(storage.Ranger); !ok {
+				t.Error("it lists from the first name only")
+			}
 		})
 	}
 }
@@ -115,6 +118,10 @@ func TestEveryOperationIsReportedOnceWhenItIsOver(t *testing.T) {
 	_, _, _ = s.Open(ctx, "none", storage.Range{})
 	step("an open of nothing", "open not_exist")
 
+	for range storage.ListAfter(ctx, s, "", "A") {
+		break
+	}
+	step("the end of a list", "list ok")
 	for range s.List(ctx, "") {
 		break
 	}

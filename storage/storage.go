@@ -121,6 +121,30 @@ func NowOf(ctx context.Context, s Store) (time.Time, bool, error) {
 	return now, err == nil, err
 }
 
+// Ranger is implemented by stores that list from a name onwards without listing
+// what lies before it, so that the end of a long folder can be had alone. All of
+// this module's backends and decorators are Rangers.
+type Ranger interface {
+	// ListAfter is List without the names up to after, which itself is left
+	// out too. It may be any string, also one that names no object.
+	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
+}
+
+// ListAfter asks s for what lies behind after, or lists everything and leaves
+// out the rest if s is no Ranger.
+func ListAfter(ctx context.Context, s Store, prefix, after string) iter.Seq2[Info, error] {
+	if r, ok := s.(Ranger); ok {
+		return r.ListAfter(ctx, prefix, after)
+	}
+	return func(yield func(Info, error) bool) {
+		for info, err := range s.List(ctx, prefix) {
+			if (err != nil || info.Name > after) && !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
 // What a caller may branch on. Backends wrap these; provider error types
 // never leave a backend.
 var (

@@ -9,6 +9,7 @@ import (
 
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/segment"
 	"lifeboat/internal/snapdb"
 )
 
@@ -160,9 +161,13 @@ func surveyFacts(survey *Survey, source Source) manifest.Etcd {
 // of the file land in the capture whatever the comparison says.
 func (c *Cluster) prove(ctx context.Context, survey *Survey, source Source, path string, capture *Capture) error {
 	chain := string(c.config.Chain())
-	facts, err := snapdb.Inspect(ctx, path, snapdb.Options{Progress: func(done, _ int64) {
-		c.events.Emit(events.StageProgress{Stage: "prove", Chain: chain, Done: done})
-	}})
+	mark := ""
+	facts, err := snapdb.Inspect(ctx, path, snapdb.Options{
+		Progress: func(done, _ int64) {
+			c.events.Emit(events.StageProgress{Stage: "prove", Chain: chain, Done: done})
+		},
+		LastRevision: func(main int64, records []snapdb.LastRecord) { mark = c.mark(main, records) },
+	})
 	if errors.Is(err, snapdb.ErrCorrupt) {
 		capture.Etcd.Revision = lowerBound(survey)
 		capture.Etcd.DBBytes = capture.Size - trailerSize
@@ -173,12 +178,25 @@ func (c *Cluster) prove(ctx context.Context, survey *Survey, source Source, path
 		return err
 	}
 	FileFacts(&capture.Etcd, facts)
+	capture.Etcd.Mark = mark
 	if capture.Etcd.Revision < survey.Floor {
 		capture.Unproved = append(capture.Unproved, "the snapshot is older than the cluster's revision when it was asked for")
 		return &BadSourceError{Member: source.state.ID,
 			Why: fmt.Sprintf("its snapshot ends at revision %d, the cluster was at %d before", capture.Etcd.Revision, survey.Floor)}
 	}
 	return c.compare(ctx, survey, source, path, capture)
+}
+
+// mark is that of a revision as a watch would tell of it; empty without a marker.
+func (c *Cluster) mark(main int64, records []snapdb.LastRecord) string {
+	if c.marker == nil {
+		return ""
+	}
+	list := make([]segment.Event, len(records))
+	for i, r := range records {
+		list[i] = segment.Event{Delete: r.Tombstone, KV: r.KV}
+	}
+	return c.marker.Of(main, list)
 }
 
 // FileFacts copies what only the file knows into a manifest's facts.

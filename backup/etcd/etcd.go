@@ -26,6 +26,7 @@ import (
 
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/segment"
 )
 
 // Config says how to reach one etcd cluster. Certificates are read from disk
@@ -65,6 +66,7 @@ type Cluster struct {
 	limits Limits
 	events events.Listener
 	tls    *tls.Config
+	marker *segment.Marker // may be nil
 
 	mu      sync.Mutex
 	clients map[string]*clientv3.Client // by endpoint
@@ -100,6 +102,10 @@ func Open(config Config, limits Limits, listener events.Listener) (*Cluster, err
 	return c, nil
 }
 
+// MarkWith has captures mark what the database's last revision has done, so that
+// a recorder which goes on there sees whether it is the same history.
+func (c *Cluster) MarkWith(marker *segment.Marker) { c.marker = marker }
+
 // Close ends all connections.
 func (c *Cluster) Close() error {
 	c.mu.Lock()
@@ -125,6 +131,16 @@ func (c *Cluster) client(endpoint string) (*clientv3.Client, error) {
 	if client := c.clients[endpoint]; client != nil {
 		return client, nil
 	}
+	client, err := c.dial(endpoint, streamWindow, connectionWindow)
+	if err != nil {
+		return nil, err
+	}
+	c.clients[endpoint] = client
+	return client, nil
+}
+
+// dial prepares a connection with the given windows in bytes.
+func (c *Cluster) dial(endpoint string, stream, connection int32) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            []string{endpoint},
 		TLS:                  c.tls,
@@ -133,15 +149,14 @@ func (c *Cluster) client(endpoint string) (*clientv3.Client, error) {
 		DialKeepAliveTimeout: 10 * time.Second,
 		Logger:               zap.NewNop(),
 		DialOptions: []grpc.DialOption{
-			grpc.WithInitialWindowSize(streamWindow),
-			grpc.WithInitialConnWindowSize(connectionWindow),
+			grpc.WithInitialWindowSize(stream),
+			grpc.WithInitialConnWindowSize(connection),
 			grpc.WithReadBufferSize(256 << 10),
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
-	c.clients[endpoint] = client
 	return client, nil
 }
 

@@ -50,7 +50,11 @@ func Certificates(ctx context.Context, root string) ([]Certificate, error) {
 	}
 	defer t.close()
 	s := &certificateScan{t: t, seen: map[string]bool{}}
-	for _, folder := range certificateFolders {
+	folders := slices.Clone(certificateFolders)
+	if d, _, _ := setUp(t); d != nil { // in another place than the usual one
+		folders = append(folders, path.Join(d.DataDir, "server/tls"), path.Join(d.DataDir, "pki"))
+	}
+	for _, folder := range folders {
 		s.folder(ctx, folder, 0)
 	}
 	for _, folder := range kubeconfigFolders {

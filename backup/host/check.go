@@ -19,17 +19,6 @@ import (
 // soon is when a coming expiry is worth a warning: kubeadm renews a month ahead.
 const soon = 30 * 24 * time.Hour
 
-// CertificateFact is one certificate in a stored file.
-type CertificateFact struct {
-	File      string    `json:"file"`
-	Subject   string    `json:"subject"`
-	Issuer    string    `json:"issuer"`
-	Names     []string  `json:"names"` // DNS names and addresses
-	NotBefore time.Time `json:"notBefore"`
-	NotAfter  time.Time `json:"notAfter"`
-	CA        bool      `json:"ca"`
-}
-
 // pemFile says whether a file must hold PEM, by its name or by what is in it.
 func pemFile(name string, data []byte) bool {
 	switch path.Ext(name) {
@@ -191,7 +180,9 @@ func (c *closure) check(now time.Time) {
 	for p := range pairs {
 		c.checkPair(p, pems[p.cert], pems[p.key])
 	}
-	if len(c.pods) == 0 {
+	if c.own != nil {
+		c.checkDistribution(c.own)
+	} else if len(c.pods) == 0 && len(c.etcds) == 0 {
 		c.warnings.addf("no static pod was found: is this a control-plane node?")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"lifeboat/internal/chroot"
+	"lifeboat/internal/hostfacts"
 	"lifeboat/internal/seal"
 )
 
@@ -63,6 +64,9 @@ type closure struct {
 	keys      []providerKeys
 	configs   map[string]bool // files that must be kubeconfigs
 	servers   map[string]bool // URLs in kubeconfigs
+	etcds     []EtcdServer
+	own       *hostfacts.Distribution // nil: the node is of none
+	omitted   map[string]bool         // folders of which nothing is stored, beside the usual ones
 
 	degraded *set
 	warnings *set
@@ -82,13 +86,24 @@ func collect(ctx context.Context, t *tree, extra []string, limits Limits) (*clos
 		parsed: make(map[parsedKey]bool), entries: make(map[string]*entry), folders: make(map[string]bool),
 		noted: make(map[string]note), skipped: make(map[string]string), manifests: make(map[string]bool),
 		dataDirs: make(map[string]bool), pairs: make(map[pair]bool), configs: make(map[string]bool), servers: make(map[string]bool),
-		degraded: &set{}, warnings: &set{},
+		omitted: make(map[string]bool), degraded: &set{}, warnings: &set{},
 	}
+	own, _, left := setUp(t)
+	c.own = own
 	for _, dir := range manifestFolders {
-		c.manifestFolder("/"+dir, "")
+		if !left("/" + dir) {
+			c.manifestFolder("/"+dir, "")
+		}
 	}
 	for _, name := range places() {
 		c.add(item{path: "/" + name, why: "a node's usual files"})
+	}
+	c.etcds = etcdServers(t)
+	if c.own != nil {
+		c.distribution(c.own)
+	}
+	for _, s := range c.etcds {
+		c.etcdServer(s)
 	}
 	for _, p := range extra {
 		c.add(item{path: p, why: "extraPaths", explicit: true, required: true})
@@ -373,29 +388,6 @@ func header(name string, t seal.Type, info fs.FileInfo) seal.Header {
 	}
 	uid, gid := owner(info)
 	return seal.Header{Name: name, Type: t, Mode: mode, UID: uid, GID: gid, ModTime: info.ModTime().UTC()}
-}
-
-// isData says whether a folder is an etcd data directory, by name or by looks.
-func (c *closure) isData(name string) bool {
-	for dir := range c.dataDirs {
-		if chroot.Within(name, dir) {
-			return true
-		}
-	}
-	info, err := c.t.root.Lstat(path.Join(name, "member", "snap"))
-	return err == nil && info.IsDir()
-}
-
-// dropData removes what was taken before a data directory became known.
-func (c *closure) dropData() {
-	for name := range c.entries {
-		for dir := range c.dataDirs {
-			if chroot.Within(name, dir) {
-				delete(c.entries, name)
-				delete(c.folders, name)
-			}
-		}
-	}
 }
 
 // dropEscapes leaves links out that a restore has to refuse: those whose target

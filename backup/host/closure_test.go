@@ -159,7 +159,8 @@ func TestDiscover(t *testing.T) {
 			return root
 		}, want: Discovery{
 			Kind: "rke2", EtcdEndpoints: []string{"https://127.0.0.1:2379"}, EtcdServersOverrides: []string{},
-			CAFile: "/var/lib/rancher/rke2/server/tls/etcd/server-ca.crt", CertFile: "/var/lib/rancher/rke2/server/tls/etcd/client.crt", KeyFile: "/var/lib/rancher/rke2/server/tls/etcd/client.key"}},
+			CAFile: "/var/lib/rancher/rke2/server/tls/etcd/server-ca.crt", CertFile: "/var/lib/rancher/rke2/server/tls/etcd/client.crt", KeyFile: "/var/lib/rancher/rke2/server/tls/etcd/client.key",
+			DataDir: "/var/lib/rancher/rke2/server/db/etcd"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := c.root(t)
@@ -209,7 +210,8 @@ func FuzzParsedFiles(f *testing.F) {
 				t.Errorf("entry %q: %v", name, err)
 			}
 		}
-		discover(tr, readPods(tr))
+		own, pods, _ := setUp(tr)
+		discover(tr, pods, etcdServers(tr), own)
 	})
 }
 

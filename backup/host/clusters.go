@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"lifeboat/internal/distro"
 )
 
 // EtcdCluster is one of the etcd clusters that a node's API server uses.
@@ -30,14 +32,15 @@ func Clusters(root string) (list []EtcdCluster, complete bool, err error) {
 	defer t.close()
 	main := EtcdCluster{Name: "main", Endpoints: d.EtcdEndpoints, CAFile: d.CAFile, CertFile: d.CertFile, KeyFile: d.KeyFile}
 	client := main
-	_, api := programs(readPods(t))
+	_, pods, _ := setUp(t)
+	_, api := programs(pods)
 	if api != nil && api.option("etcd-certfile") != "" {
 		client.CAFile, client.CertFile, client.KeyFile = onHost(api, "etcd-cafile"), onHost(api, "etcd-certfile"), onHost(api, "etcd-keyfile")
 		for _, file := range []*string{&client.CAFile, &client.CertFile, &client.KeyFile} {
 			t.join(root, file)
 		}
 	}
-	return append([]EtcdCluster{main}, overrides(d.EtcdServersOverrides, client)...), api != nil, nil
+	return append([]EtcdCluster{main}, overrides(d.EtcdServersOverrides, client)...), api != nil || distro.Is(d.Kind), nil
 }
 
 // overrides takes apart what --etcd-servers-overrides says: "group/resource#URL;URL"

@@ -11,26 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"lifeboat/internal/hostfacts"
 )
-
-// Discovery is how to reach the etcd that a node's API server uses, and where
-// its data lies. File names are the host's own, absolute.
-type Discovery struct {
-	Kind          string   `json:"kind"` // "stacked", "external", "k3s", "rke2", "k0s"
-	EtcdEndpoints []string `json:"etcdEndpoints"`
-	CAFile        string   `json:"caFile,omitempty"`
-	CertFile      string   `json:"certFile,omitempty"`
-	KeyFile       string   `json:"keyFile,omitempty"`
-	// EtcdServersOverrides are the API server's, as written: separate etcds for
-	// some resources, each "/resource#url;url".
-	EtcdServersOverrides []string `json:"etcdServersOverrides"`
-
-	Name           string `json:"name,omitempty"`           // of the member in a static pod
-	DataDir        string `json:"dataDir,omitempty"`        // of it
-	PeerURLs       string `json:"peerURLs,omitempty"`       // that it advertises
-	InitialCluster string `json:"initialCluster,omitempty"` // as when it joined: may be out of date
-	Image          string `json:"image,omitempty"`          // whose tag tells etcd's version
-}
 
 // ErrNoEtcd says that nothing below the root tells where etcd is.
 var ErrNoEtcd = errors.New("no etcd was found in the static pods")
@@ -46,10 +29,16 @@ func Discover(root string) (*Discovery, error) {
 		return nil, err
 	}
 	defer t.close()
-	d := discover(t, readPods(t))
+	own, pods, _ := setUp(t)
+	d := discover(t, pods, etcdServers(t), own)
 	if d == nil {
-		return nil, fmt.Errorf("look for etcd below %s: %w", root, ErrNoEtcd)
+		err := ErrNoEtcd
+		if own != nil && Lost(own) != "" {
+			err = fmt.Errorf("%w: %s", ErrNoEtcd, Lost(own))
+		}
+		return nil, fmt.Errorf("look for etcd below %s: %w", root, err)
 	}
+	d.Separate = nil // its names are the host's
 	for _, file := range []*string{&d.CAFile, &d.CertFile, &d.KeyFile, &d.DataDir} {
 		t.join(root, file)
 	}
@@ -97,7 +86,7 @@ func readPods(t *tree) []staticPod {
 			if err != nil {
 				continue
 			}
-			if pod, ok := parsePod(file.Name, got.data); ok {
+			if pod, ok := parsePod(path.Join(folder, name), got.data); ok {
 				pods = append(pods, pod)
 			}
 		}
@@ -105,9 +94,13 @@ func readPods(t *tree) []staticPod {
 	return pods
 }
 
-// discover looks at the etcd and kube-apiserver pods, and else at the
-// distributions that run both in one process. It returns nil when there is none.
-func discover(t *tree, pods []staticPod) *Discovery {
+// discover looks at the etcd and kube-apiserver pods, but for those that a
+// distribution makes: what it says itself beats them. It returns nil when there is
+// none.
+func discover(t *tree, pods []staticPod, servers []EtcdServer, own *hostfacts.Distribution) *Discovery {
+	if own != nil {
+		return distributionEtcd(t, pods, own)
+	}
 	etcd, api := programs(pods)
 	d := &Discovery{EtcdServersOverrides: []string{}}
 	if api != nil {
@@ -117,6 +110,7 @@ func discover(t *tree, pods []staticPod) *Discovery {
 		d.CertFile = onHost(api, "etcd-certfile")
 		d.KeyFile = onHost(api, "etcd-keyfile")
 		d.Kind = "external"
+		d.Separate = separates(api, etcd, pods, servers)
 	}
 	if etcd != nil {
 		d.Kind = "stacked"
@@ -136,24 +130,13 @@ func discover(t *tree, pods []staticPod) *Discovery {
 	if len(d.EtcdEndpoints) > 0 {
 		return d
 	}
-	for _, in := range []struct{ kind, dir, ca, cert, key string }{
-		{"rke2", "/var/lib/rancher/rke2/server/tls/etcd", "server-ca.crt", "client.crt", "client.key"},
-		{"k3s", "/var/lib/rancher/k3s/server/tls/etcd", "server-ca.crt", "client.crt", "client.key"},
-		{"k0s", "/var/lib/k0s/pki", "etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"},
-	} {
-		if ca := path.Join(in.dir, in.ca); exists(t, ca) {
-			return &Discovery{
-				Kind: in.kind, EtcdEndpoints: []string{"https://127.0.0.1:2379"}, EtcdServersOverrides: []string{},
-				CAFile: ca, CertFile: path.Join(in.dir, in.cert), KeyFile: path.Join(in.dir, in.key),
-			}
-		}
-	}
 	return nil
 }
 
 // programs are the API server and its main etcd among the static pods; nil where
 // there is none. Beside another etcd, such as the events', the main one is the
-// one whose client ports the API server names.
+// one whose client ports the API server names. With an external etcd the only one
+// may be another.
 func programs(pods []staticPod) (etcd, api *container) {
 	var etcds []*container
 	for i := range pods {
@@ -171,6 +154,10 @@ func programs(pods []staticPod) (etcd, api *container) {
 		return nil, api
 	}
 	if api != nil {
+		etcds = slices.DeleteFunc(etcds, func(c *container) bool { return ofOverride(api, c) })
+		if len(etcds) == 0 {
+			return nil, api
+		}
 		ports := portsOf(list(api.option("etcd-servers")))
 		for _, c := range etcds {
 			if slices.ContainsFunc(portsOf(list(c.option("listen-client-urls"))), func(p string) bool { return slices.Contains(ports, p) }) {
@@ -179,6 +166,18 @@ func programs(pods []staticPod) (etcd, api *container) {
 		}
 	}
 	return etcds[0], api
+}
+
+// ofOverride says whether an etcd is one that the API server uses for some
+// resources alone.
+func ofOverride(api, etcd *container) bool {
+	listen, known := list(etcd.option("listen-client-urls")), list(etcd.option("advertise-client-urls")+","+etcd.option("initial-advertise-peer-urls"))
+	if hostfacts.LeadsTo(list(api.option("etcd-servers")), listen, known) {
+		return false
+	}
+	return slices.ContainsFunc(hostfacts.Overrides(list(api.option("etcd-servers-overrides"))), func(s hostfacts.Separate) bool {
+		return hostfacts.LeadsTo(s.Servers, listen, known)
+	})
 }
 
 func portsOf(urls []string) []string {

@@ -1,27 +1,13 @@
 package host
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
 
-	"lifeboat/internal/manifest"
+	"lifeboat/internal/distro"
 )
-
-// providerKeys are the names, never the secrets, in one EncryptionConfiguration.
-type providerKeys struct {
-	File      string     `json:"file"`
-	Providers []Provider `json:"providers"`
-}
-
-// Provider is one provider of an EncryptionConfiguration.
-type Provider struct {
-	Provider string   `json:"provider"`           // aescbc, aesgcm, secretbox, kms
-	Keys     []string `json:"keys"`               // for kms its name
-	Endpoint string   `json:"endpoint,omitempty"` // of a KMS: without it nothing it sealed can be read
-}
 
 // encryptionConfig is what this package reads of apiserver.config.k8s.io/v1
 // EncryptionConfiguration; secrets are not decoded.
@@ -52,6 +38,37 @@ func (c *closure) encryption(name string, data []byte) {
 	c.keys = append(c.keys, parseProviders(name, config))
 }
 
+// markUnread tells which of the configurations the node's API server does not read: a
+// copy from before a rotation has keys that nothing decrypts with. Where nothing tells
+// what it reads, as with an API server in a unit, all of them count.
+func (c *closure) markUnread() {
+	named, known := map[string]bool{}, false
+	name := func(files ...string) {
+		for _, file := range files {
+			known = true
+			if place, err := c.t.resolve(file); err == nil && !place.Missing {
+				named[place.Name] = true
+			}
+		}
+	}
+	for _, pod := range c.pods {
+		for i := range pod.containers {
+			if ct := &pod.containers[i]; ct.runs("kube-apiserver") {
+				known = true
+				if file := onHost(ct, "encryption-provider-config"); file != "" {
+					name(file)
+				}
+			}
+		}
+	}
+	if c.own != nil {
+		name(distro.EncryptionConfigs(c.t, c.own)...)
+	}
+	for i := range c.keys {
+		c.keys[i].Unread = known && !named[c.keys[i].File]
+	}
+}
+
 func parseProviders(name string, config encryptionConfig) providerKeys {
 	out := providerKeys{File: name, Providers: []Provider{}}
 	for _, r := range config.Resources {
@@ -73,26 +90,4 @@ func parseProviders(name string, config encryptionConfig) providerKeys {
 	}
 	slices.SortStableFunc(out.Providers, func(a, b Provider) int { return strings.Compare(a.Provider, b.Provider) })
 	return out
-}
-
-// Covers returns, for every key that values in etcd were encrypted with and
-// that no captured EncryptionConfiguration holds, a sentence for a person.
-// Without these keys the values can't be read after a restore.
-func (r *Result) Covers(uses []manifest.KeyUse) (missing []string) {
-	have := make(map[[2]string]bool)
-	for _, config := range r.Facts.Encryption {
-		for _, p := range config.Providers {
-			for _, key := range p.Keys {
-				have[[2]string{p.Provider, key}] = true
-			}
-		}
-	}
-	for _, use := range uses {
-		provider, _, _ := strings.Cut(use.Provider, ":") // kms:v2 is kms's newer form
-		if !have[[2]string{provider, use.Key}] {
-			missing = append(missing, fmt.Sprintf("%d objects in etcd, such as %s, are encrypted with the %s key %q, which no captured encryption configuration holds",
-				use.Objects, use.Example, provider, use.Key))
-		}
-	}
-	return missing
 }

@@ -19,95 +19,12 @@ import (
 	"lifeboat/internal/seal"
 )
 
-// FactsName is the archive's first entry. It is never restored.
-const FactsName = "lifeboat/facts.json"
-
-// FactsFormat is the version of the facts' JSON.
-const FactsFormat = 1
-
-// Facts are what a restore needs to know of the machine and of the capture.
-// They are sealed with the files. Lists are never null.
-type Facts struct {
-	Format       int               `json:"format"`
-	Node         string            `json:"node"`
-	Created      time.Time         `json:"created"`
-	Hostname     string            `json:"hostname"`
-	Kernel       string            `json:"kernel"`
-	OS           string            `json:"os"`
-	Addresses    []Address         `json:"addresses"`
-	Routes       []Route           `json:"routes"`
-	ResolvConf   string            `json:"resolvConf"`
-	Hosts        string            `json:"hosts"`   // /etc/hosts
-	Servers      []string          `json:"servers"` // URLs of API servers in the host's kubeconfigs
-	DNS          []Answer          `json:"dns"`     // for the names in Servers
-	Images       []Image           `json:"images"`
-	Etcd         *Discovery        `json:"etcd,omitempty"`
-	DataDirs     []string          `json:"dataDirs"` // of etcd; not stored
-	Encryption   []providerKeys    `json:"encryption"`
-	Certificates []CertificateFact `json:"certificates"`
-	Folders      []string          `json:"folders"` // stored whole: what else is in them at a restore was not there
-	Noted        []NotedFolder     `json:"noted"`
-	Skipped      []SkippedFile     `json:"skipped"`
-	Files        []FileFact        `json:"files"`
-	Degraded     []string          `json:"degraded"`
-	Warnings     []string          `json:"warnings"`
-}
-
-// Address is one address of an interface.
-type Address struct {
-	Interface string `json:"interface"`
-	Address   string `json:"address"` // with its prefix length: 10.0.0.11/24
-	Hardware  string `json:"hardware,omitempty"`
-}
-
-// Route is one entry of the routing table.
-type Route struct {
-	Interface   string `json:"interface"`
-	Destination string `json:"destination"` // with its prefix length
-	Gateway     string `json:"gateway,omitempty"`
-	Metric      uint32 `json:"metric"`
-}
-
-// Answer is what DNS said at capture.
-type Answer struct {
-	Name      string   `json:"name"`
-	Addresses []string `json:"addresses"`
-	Failed    string   `json:"failed,omitempty"`
-}
-
-// Image is a container image that a static pod names.
-type Image struct {
-	Pod       string `json:"pod"`
-	Container string `json:"container"`
-	Image     string `json:"image"`
-	Digest    string `json:"digest,omitempty"` // when the reference holds one
-}
-
-// NotedFolder is a folder of the operating system's trust store.
-type NotedFolder struct {
-	Path   string `json:"path"`
-	Files  int    `json:"files"`
-	SHA256 string `json:"sha256"` // over the names and contents; equal on an equal folder
-}
-
-// SkippedFile is what was met and not stored.
-type SkippedFile struct {
-	Path string `json:"path"`
-	Why  string `json:"why"`
-}
-
-// FileFact is one stored file.
-type FileFact struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
-}
-
 // lookupLimit is how long DNS may take for one name: a node whose resolver is
 // dead is worth a backup more than others.
 const lookupLimit = 2 * time.Second
 
 func (c *closure) facts(ctx context.Context, opts Options, created time.Time) Facts {
+	c.markUnread()
 	f := Facts{
 		Format: FactsFormat, Node: opts.Node, Created: created,
 		Hostname:   strings.TrimSpace(c.t.text("/etc/hostname")),
@@ -118,7 +35,7 @@ func (c *closure) facts(ctx context.Context, opts Options, created time.Time) Fa
 		ResolvConf: c.t.text("/etc/resolv.conf"),
 		Hosts:      c.t.text("/etc/hosts"),
 		Servers:    sortedKeys(c.servers),
-		DNS:        []Answer{}, Images: []Image{},
+		DNS:        []Answer{}, Images: c.images(ctx, opts),
 		DataDirs:   sortedKeys(c.dataDirs),
 		Encryption: append([]providerKeys{}, c.keys...),
 		Folders:    sortedKeys(c.folders),
@@ -130,13 +47,8 @@ func (c *closure) facts(ctx context.Context, opts Options, created time.Time) Fa
 		c.warnings.addf("the machine's addresses can't be read")
 	}
 	f.DNS = append(f.DNS, c.answers(ctx, opts.Resolver)...)
-	for _, pod := range c.pods {
-		for _, ct := range pod.containers {
-			_, digest, _ := strings.Cut(ct.image, "@")
-			f.Images = append(f.Images, Image{Pod: pod.name, Container: ct.name, Image: ct.image, Digest: digest})
-		}
-	}
-	f.Etcd = discover(c.t, c.pods)
+	f.Etcd, f.EtcdServers = discover(c.t, c.pods, c.etcds, c.own), c.etcds
+	f.Distribution = c.own
 	for _, name := range sortedKeys(c.noted) {
 		n := c.noted[name]
 		f.Noted = append(f.Noted, NotedFolder{Path: name, Files: n.files, SHA256: hex.EncodeToString(n.sum[:])})
@@ -163,7 +75,7 @@ func (c *closure) answers(ctx context.Context, resolver Resolver) []Answer {
 		if err != nil || u.Hostname() == "" {
 			continue
 		}
-		if _, err := netip.ParseAddr(u.Hostname()); err != nil {
+		if _, err := netip.ParseAddr(u.Hostname()); err != nil && u.Hostname() != "localhost" {
 			names[u.Hostname()] = true
 		}
 	}
@@ -183,7 +95,7 @@ func (c *closure) answers(ctx context.Context, resolver Resolver) []Answer {
 }
 
 // write archives the facts as the first entry.
-func (f *Facts) write(w *seal.ArchiveWriter) error {
+func writeFacts(f *Facts, w *seal.ArchiveWriter) error {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)

@@ -61,7 +61,12 @@ type Options struct {
 	// process's network, which is the host's when the pod uses it.
 	Addresses func() ([]Address, error)
 	Limits    Limits
-	Wait      time.Duration // between two readings that differ; default 250 ms
+
+	// Images asks the container runtime which images the node needs, given those
+	// of its static pods, and for their digests; nil: nobody is asked.
+	Images func(ctx context.Context, static []Image) ([]Image, error)
+
+	Wait time.Duration // between two readings that differ; default 250 ms
 }
 
 // Result says what was captured.
@@ -201,7 +206,7 @@ func (c *closure) changed(names []string) {
 
 // write puts the facts and then every entry into the archive.
 func (c *closure) write(ctx context.Context, w *seal.ArchiveWriter, r *Result) error {
-	if err := r.Facts.write(w); err != nil {
+	if err := writeFacts(&r.Facts, w); err != nil {
 		return err
 	}
 	for _, name := range c.names() {

@@ -231,6 +231,53 @@ func TestCoversNamesTheKeysThatAreMissing(t *testing.T) {
 	}
 }
 
+func TestOnlyTheConfigurationThatTheAPIServerReadsCounts(t *testing.T) {
+	const old = "kind: EncryptionConfiguration\nresources: [{resources: [secrets], providers: [{aescbc: {keys: [{name: old, secret: x}]}}]}]\n"
+	for kind, c := range map[kubefixture.Kind]struct{ key, configure, text string }{
+		kubefixture.ExtraFiles: {key: kubefixture.EncryptionKey},
+		kubefixture.Stacked:    {}, // encrypts nothing
+		kubefixture.K3s:        {key: kubefixture.DistributionKey},
+		kubefixture.RKE2:       {key: kubefixture.DistributionKey, configure: "etc/rancher/rke2/config.yaml.d/20-args.yaml", text: "kube-apiserver-arg: [v=1]\n"},
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			root := node(t, kind)
+			write(t, root, "etc/kubernetes/enc.yaml.bak", old)
+			if c.configure != "" {
+				write(t, root, c.configure, c.text)
+			}
+			r, headers, _ := captured(t, options(root))
+			if headers["etc/kubernetes/enc.yaml.bak"] == nil {
+				t.Error("the copy is not stored")
+			}
+			missing := r.Covers([]manifest.KeyUse{{Provider: "aescbc", Key: "old", Objects: 1, Example: "/registry/secrets/default/x"}})
+			if len(missing) != 1 || !strings.Contains(missing[0], "/etc/kubernetes/enc.yaml.bak") {
+				t.Errorf("missing: %q", missing)
+			}
+			if c.key != "" && len(r.Covers([]manifest.KeyUse{{Provider: "aescbc", Key: c.key}})) > 0 {
+				t.Errorf("its own key does not count: %+v", r.Facts.Encryption)
+			}
+		})
+	}
+	for kind, text := range map[kubefixture.Kind]string{
+		kubefixture.K3s: "kube-apiserver-arg: [v=1, encryption-provider-config=/srv/own.yaml]\n", kubefixture.K0s: "spec: {api: {extraArgs: {v: 1, encryption-provider-config: /srv/own.yaml}}}\n",
+	} {
+		t.Run(kind.String()+" with a file of its own", func(t *testing.T) {
+			root := node(t, kind)
+			if kind == kubefixture.K0s {
+				must(t, os.WriteFile(filepath.Join(root, "etc/k0s/k0s.yaml"), []byte(text), 0o600))
+			} else {
+				write(t, root, "etc/rancher/k3s/config.yaml.d/20-args.yaml", text)
+			}
+			write(t, root, "srv/own.yaml", old)
+			write(t, root, "etc/kubernetes/enc.yaml.bak", strings.ReplaceAll(old, "name: old", "name: older"))
+			r, _, _ := captured(t, options(root))
+			if missing := r.Covers([]manifest.KeyUse{{Provider: "aescbc", Key: "old"}, {Provider: "aescbc", Key: "older"}}); len(missing) != 1 || !strings.Contains(missing[0], "older") {
+				t.Errorf("missing: %q", missing)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, root, name, text string) {
 	t.Helper()
 	path := filepath.Join(root, name)

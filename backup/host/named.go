@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"io"
 	"path"
 	"regexp"
 	"strings"
@@ -78,7 +79,7 @@ func (c *closure) tokens(name string, data []byte) {
 			continue
 		}
 		for _, p := range filesOf(value) {
-			if program(p) {
+			if program(p) || strings.HasPrefix(plain, "exec") && c.t.isProgram(p) {
 				continue
 			}
 			c.add(item{path: p, why: name, fileOnly: !optionFolders[plain], explicit: true})
@@ -90,6 +91,23 @@ func (c *closure) tokens(name string, data []byte) {
 			c.add(item{path: string(p), why: name, fileOnly: true, explicit: true})
 		}
 	}
+}
+
+// isProgram says whether a file is one for the kernel to run, wherever it lies:
+// backups hold none. Scripts are small, and somebody's own.
+func (t *tree) isProgram(p string) bool {
+	place, err := t.resolve(p)
+	if err != nil || place.Missing {
+		return false
+	}
+	f, err := t.open(place.Name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	n, _ := io.ReadFull(f, magic)
+	return string(magic[:n]) == "\x7fELF"
 }
 
 // toml follows the paths in a runtime's configuration.

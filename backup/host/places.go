@@ -8,8 +8,9 @@ import (
 )
 
 // wellKnown are the files and folders that make a node, whatever names them.
-// Folders are taken whole. Sources: kubeadm's, k3s's, rke2's and k0s's documents on
-// their folders, Kubernetes' "PKI certificates and requirements", kubespray's and etcd's
+// Folders are taken whole; those in which k3s, rke2 and k0s keep their state are
+// distribution.go's. Sources: kubeadm's, k3s's, rke2's and k0s's documents on their
+// folders, Kubernetes' "PKI certificates and requirements", kubespray's and etcd's
 // packages for external etcd.
 var wellKnown = []string{
 	"etc/kubernetes",
@@ -23,17 +24,11 @@ var wellKnown = []string{
 	"etc/modules-load.d/k8s.conf", "etc/modules-load.d/containerd.conf", "etc/modules-load.d/kubernetes.conf",
 	"etc/sysctl.d/k8s.conf", "etc/sysctl.d/kubernetes.conf", "etc/sysctl.d/99-kubernetes-cri.conf",
 
-	"etc/etcd", "etc/etcd.env", "etc/etcd.conf", "etc/default/etcd", "etc/sysconfig/etcd", "etc/ssl/etcd",
+	"etc/etcd", "etc/etcd.env", "etc/etcd-events.env", "etc/etcd.conf", "etc/default/etcd", "etc/sysconfig/etcd", "etc/ssl/etcd",
 	"etc/haproxy", "etc/keepalived", "etc/kube-vip",
 
-	"etc/rancher",
-	"var/lib/rancher/k3s/server/token", "var/lib/rancher/k3s/server/agent-token", "var/lib/rancher/k3s/server/node-token",
-	"var/lib/rancher/k3s/server/tls", "var/lib/rancher/k3s/server/cred", "var/lib/rancher/k3s/server/manifests",
-	"var/lib/rancher/k3s/server/etc", "var/lib/rancher/k3s/agent/pod-manifests",
-	"var/lib/rancher/rke2/server/token", "var/lib/rancher/rke2/server/agent-token", "var/lib/rancher/rke2/server/node-token",
-	"var/lib/rancher/rke2/server/tls", "var/lib/rancher/rke2/server/cred", "var/lib/rancher/rke2/server/manifests",
-	"var/lib/rancher/rke2/server/etc", "var/lib/rancher/rke2/agent/pod-manifests",
-	"var/lib/k0s/pki", "var/lib/k0s/manifests", "etc/k0s",
+	"etc/rancher", "etc/k0s", "var/lib/k0s/pki",
+	"etc/default/k3s", "etc/sysconfig/k3s", "etc/default/rke2-server", "etc/sysconfig/rke2-server", "etc/sysconfig/k0scontroller",
 
 	"usr/local/share/ca-certificates", "etc/pki/ca-trust/source/anchors", // an operator's own authorities
 }
@@ -44,7 +39,7 @@ var unitFolders = []string{"etc/systemd/system", "usr/lib/systemd/system", "lib/
 // units are the services of a node. Each has a folder of drop-ins; k3s and
 // rke2 keep an environment file beside the unit.
 var units = []string{
-	"kubelet", "containerd", "crio", "docker", "cri-docker", "etcd", "etcd-member",
+	"kubelet", "containerd", "crio", "docker", "cri-docker", "etcd", "etcd-member", "etcd-events",
 	"k3s", "k3s-agent", "rke2-server", "rke2-agent", "k0scontroller", "k0sworker",
 	"haproxy", "keepalived", "kube-apiserver", "kube-controller-manager", "kube-scheduler",
 }
@@ -53,8 +48,11 @@ func places() []string {
 	out := append([]string(nil), wellKnown...)
 	for _, folder := range unitFolders {
 		for _, unit := range units {
-			out = append(out, folder+"/"+unit+".service", folder+"/"+unit+".service.d", folder+"/"+unit+".service.env")
+			out = append(out, folder+"/"+unit+".service", folder+"/"+unit+".service.d", folder+"/"+unit+".service.env", folder+"/"+unit+".env")
 		}
+	}
+	for _, unit := range units { // that it is enabled
+		out = append(out, unitFolders[0]+"/multi-user.target.wants/"+unit+".service")
 	}
 	return out
 }
@@ -69,6 +67,7 @@ var never = []string{
 	"proc", "sys", "dev", "run", "var/run", "var/log",
 	"etc/kubernetes/tmp", // kubeadm upgrade leaves copies of etcd's data here
 	"var/lib/etcd", "var/lib/rancher/k3s/server/db", "var/lib/rancher/rke2/server/db", "var/lib/k0s/etcd", "var/lib/k0s/db",
+	"var/lib/rancher/k3s/server/logs", "var/lib/rancher/rke2/server/logs",
 	"var/lib/containerd", "var/lib/docker", "var/lib/kubelet/pods",
 }
 

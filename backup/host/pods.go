@@ -214,13 +214,6 @@ func (c *closure) pod(p staticPod) {
 	}
 }
 
-// dataDir marks etcd's data directory. The root can't be one.
-func (c *closure) dataDir(p string) {
-	if place, err := c.t.resolve(p); err == nil && place.Name != "." {
-		c.dataDirs[place.Name] = true
-	}
-}
-
 // pair notes two files that must belong together, by their real names.
 func (c *closure) pair(cert, key string) {
 	a, err := c.t.resolve(cert)

@@ -27,15 +27,16 @@ func newAgent(a *app) *cobra.Command {
 		Use:   "agent",
 		Short: "Back up on schedule, and tell Prometheus",
 		Long: `Runs on every control-plane node until it is told to stop: takes fulls of etcd
-and of this node's files on schedule, verifies and prunes, and serves metrics,
-health checks and a status page. Agents take turns at etcd by themselves.
+and of this node's files on schedule, records every change of etcd in between,
+verifies and prunes, and serves metrics, health checks and a status page. Agents
+take turns at etcd by themselves.
 
 SIGHUP reads the configuration again; one that can't be used is refused, and the
 old one goes on. Renewed keys, certificates and credentials need neither.
 SIGTERM ends it; what is under way is given up, and nothing half-done counts.
 
 --once serves what is due now and exits: for a timer instead of a daemon. It
-waits for nobody's turn.`,
+waits for nobody's turn, and records no changes.`,
 		Example: `  lifeboat agent
   lifeboat agent --once --log-format json`,
 		Args: noArgs,

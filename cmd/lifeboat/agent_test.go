@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"lifeboat/internal/etcdtest/cluster"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/s3test"
@@ -285,7 +286,7 @@ func TestTheConfigurationIsReadAgainAndABadOneRefused(t *testing.T) {
 	if p.status().Node != "cp1" {
 		t.Error("the old address does not answer any more")
 	}
-	old, next := p.listen, freeAddress(t)
+	old, next := p.listen, freeport.Address(t)
 	edit(t, p.config, "listen:", "listen: "+next, "full:", "full: \"@every 2h\"")
 	hup()
 	p.listen = next

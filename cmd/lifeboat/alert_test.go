@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/status"
 )
 
@@ -241,11 +241,7 @@ func (p *prometheus) asks(query string) bool {
 
 func address(t *testing.T) string {
 	t.Helper()
-	port, err := etcdtest.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", port)
+	return freeport.Address(t)
 }
 
 // background runs a program until the test ends.

@@ -99,7 +99,13 @@ func (a *app) backup(ctx context.Context, only string) error {
 		uses := s.EncryptionUses(ctx, taken)
 		note(runner.Files(ctx, host.Options{
 			Root: c.Host.Root, ExtraPaths: c.Host.ExtraPaths, Node: c.Node, Now: a.now, Events: runner.Events,
+			Images: session.HostImages(c.Host.Root),
 		}, uses))
+	}
+	if only == "etcd" {
+		for _, r := range results {
+			s.WarnOfKeys(ctx, r.Manifest)
+		}
 	}
 	a.remember(s)
 	return errors.Join(a.printBackup(s.Stores, results), errors.Join(errs...))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -198,8 +200,9 @@ type copiedJSON struct {
 var fates = map[repository.Fate]string{
 	repository.FateWanted: "would be copied", repository.FatePresent: "there already",
 	repository.FatePruned: "pruned there, so left out", repository.FateDropped: "LEFT OUT: unfinished there, and given up by a prune",
-	repository.FateOld:   "REFUSED: older than what is there",
-	repository.FateAlone: "its backup is not there, so left out", repository.FateCopied: "copied", repository.FateFailed: "FAILED",
+	repository.FateOld:     "REFUSED: older than what is there",
+	repository.FateCovered: "held by others there",
+	repository.FateAlone:   "its backup is not there, so left out", repository.FateCopied: "copied", repository.FateFailed: "FAILED",
 }
 
 func (a *app) printCopy(from, to string, dryRun bool, report *transfer.CopyReport, err error) error {
@@ -208,6 +211,7 @@ func (a *app) printCopy(from, to string, dryRun bool, report *transfer.CopyRepor
 		out.Error = err.Error()
 	}
 	rows := [][]string{{"ID", "CHAIN", "KIND", "AGE", "STORED", "RESULT"}}
+	many := map[string]int{} // segments and blobs, by result
 	for _, c := range report.Copies {
 		b := copiedJSON{ID: c.ID, Chain: c.Chain, Kind: c.Kind, Created: c.Created, Fate: c.Fate, Sequence: c.Sequence}
 		for _, o := range c.Objects {
@@ -222,6 +226,10 @@ func (a *app) printCopy(from, to string, dryRun bool, report *transfer.CopyRepor
 			out.Copied++
 		}
 		out.Backups = append(out.Backups, b)
+		if (c.Kind == manifest.KindSegment || c.Kind == manifest.KindBlob) && c.Err == nil { // there may be thousands
+			many[string(c.Kind)+"s: "+result]++
+			continue
+		}
 		rows = append(rows, []string{string(c.ID), string(c.Chain), string(c.Kind), humanAge(a.now().Sub(c.Created)), humanBytes(b.Bytes), result})
 	}
 	if a.format == "json" {
@@ -229,6 +237,11 @@ func (a *app) printCopy(from, to string, dryRun bool, report *transfer.CopyRepor
 	}
 	if len(rows) > 1 {
 		if err := table(a.out, rows); err != nil {
+			return err
+		}
+	}
+	for _, result := range slices.Sorted(maps.Keys(many)) {
+		if _, err := fmt.Fprintf(a.out, "%d %s\n", many[result], result); err != nil {
 			return err
 		}
 	}

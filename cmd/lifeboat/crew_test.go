@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ import (
 
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/status"
 )
 
@@ -100,11 +100,7 @@ func newCrew(t *testing.T, store string, etcd *cluster.Cluster, env []string, ed
 
 func (c *crew) agent(i int, edits ...string) *process {
 	c.t.Helper()
-	port, err := etcdtest.FreePort()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	p := &process{t: c.t, node: fmt.Sprintf("cp%d", i+1), listen: fmt.Sprintf("127.0.0.1:%d", port), out: &output{}}
+	p := &process{t: c.t, node: fmt.Sprintf("cp%d", i+1), listen: freeport.Address(c.t), out: &output{}}
 	p.dir = filepath.Join(c.dir, p.node)
 	p.config = filepath.Join(p.dir, "config.yaml")
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
@@ -391,15 +387,4 @@ func openStreams(t *testing.T, c *cluster.Cluster, i int) int {
 		t.Fatal("etcd does not count its streams")
 	}
 	return started - sum("grpc_server_handled_total")
-}
-
-// freeAddress is one that an agent can be told to listen at later.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -35,6 +35,7 @@ type daemon struct {
 	rest    *time.Timer                   // gives memory back
 	again   time.Duration                 // between two looks for etcd clusters
 	config  atomic.Pointer[config.Config] // as in use: with what was discovered
+	away    sync.Map                      // awayStore: those that the log has as taking no part
 
 	// Of attend alone, once run has begun.
 	file    *config.Config // as read
@@ -296,25 +297,70 @@ func (d *daemon) event(e events.Event) {
 	case events.Warning:
 		d.log.Warn(e.Message, "subject", e.Subject, "chain", e.Chain)
 	case events.Committed:
-		d.log.Info("committed", "store", e.Store, "chain", e.Chain, "sequence", e.Sequence, "id", e.ID, "bytes", e.Bytes)
+		d.back(e.Store, e.Chain)
+		level := slog.LevelInfo
+		if e.Segment { // one every few seconds
+			level = slog.LevelDebug
+		}
+		d.log.Log(context.Background(), level, "committed", "store", e.Store, "chain", e.Chain, "sequence", e.Sequence, "id", e.ID, "bytes", e.Bytes)
 	case events.StoreFailed:
+		d.away.Store(awayStore{e.Store, e.Chain}, true)
 		d.log.Warn("a store does not take part", "store", e.Store, "chain", e.Chain, "error", e.Err)
 	}
 }
 
-// tell logs problems as they come and go.
+// awayStore is a store that takes no part in a chain.
+type awayStore struct{ store, chain string }
+
+// back logs that a store takes part again, if the log has it that it did not.
+func (d *daemon) back(store, chain string) {
+	if _, was := d.away.LoadAndDelete(awayStore{store, chain}); was {
+		d.log.Info("a store takes part again", "store", store, "chain", chain)
+	}
+}
+
+// tell logs problems as they come and go, and who records.
 func (d *daemon) tell(ctx context.Context) {
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
 	told := map[string]status.Problem{}
+	recording := map[string]status.Recorder{}
 	for {
-		told = d.tellOnce(told, d.agent.Status().Problems)
+		s := d.agent.Status()
+		told = d.tellOnce(told, s.Problems)
+		recording = d.tellRecorders(recording, s.Recorders)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+// tellRecorders logs which recorders began or ceased to record, and what stores
+// answer them again. It returns those now told.
+func (d *daemon) tellRecorders(told map[string]status.Recorder, recorders []status.Recorder) map[string]status.Recorder {
+	current := map[string]status.Recorder{}
+	for _, r := range recorders {
+		before, known := told[r.Chain]
+		if !known && !r.Active && r.Why == "" {
+			continue // it does nothing yet
+		}
+		current[r.Chain] = r
+		switch {
+		case known && r.Active == before.Active:
+		case r.Active:
+			d.log.Info("recording", "chain", r.Chain, "revision", r.Revision)
+		default:
+			d.log.Info("not recording", "chain", r.Chain, "why", r.Why)
+		}
+		for _, in := range before.Stores {
+			if in.Error != "" && slices.ContainsFunc(r.Stores, func(now status.RecorderStore) bool { return now.Store == in.Store && now.Error == "" }) {
+				d.back(in.Store, r.Chain) // one that stands by commits nothing that would say so
+			}
+		}
+	}
+	return current
 }
 
 // tellMost is how many problems are logged one by one when they come or go at

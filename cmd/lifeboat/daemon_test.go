@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"lifeboat/internal/etcdtest/cluster"
+	"lifeboat/internal/events"
 	"lifeboat/internal/status"
 )
 
@@ -188,4 +189,59 @@ func TestThousandsOfProblemsDoNotFillTheLog(t *testing.T) {
 	if n := lines(); n != 1 {
 		t.Errorf("%d lines for the last one", n)
 	}
+}
+
+func TestTheLogSaysWhoRecordsAndThatAStoreIsBack(t *testing.T) {
+	var log bytes.Buffer
+	d := &daemon{log: slog.New(slog.NewTextHandler(&log, nil))}
+	said := func(want ...string) {
+		t.Helper()
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if log.Len() == 0 {
+			lines = nil
+		}
+		log.Reset()
+		if len(lines) != len(want) {
+			t.Fatalf("%q, want %q", lines, want)
+		}
+		for i := range want {
+			if !strings.Contains(lines[i], want[i]) {
+				t.Errorf("%q, want %q", lines[i], want[i])
+			}
+		}
+	}
+	r := status.Recorder{Chain: "etcd/main"}
+	told := d.tellRecorders(nil, []status.Recorder{r})
+	said() // it does nothing yet
+	r.Why = "standing by: cp2 records"
+	told = d.tellRecorders(told, []status.Recorder{r})
+	said(`level=INFO msg="not recording" chain=etcd/main why="standing by: cp2 records"`)
+	r.Why = "standing by: cp2 records, and nothing changes"
+	told = d.tellRecorders(told, []status.Recorder{r})
+	said()
+	r.Active, r.Why, r.Revision = true, "recording", 17
+	told = d.tellRecorders(told, []status.Recorder{r})
+	told = d.tellRecorders(told, []status.Recorder{r})
+	said("level=INFO msg=recording chain=etcd/main revision=17")
+
+	committed := events.Committed{Store: "s3://a", Chain: "etcd/main", Segment: true}
+	failed := events.StoreFailed{Store: "s3://a", Chain: "etcd/main", Err: errors.New("no route")}
+	d.event(committed)
+	said()
+	d.event(failed)
+	d.event(events.Committed{Store: "s3://b", Chain: "etcd/main", Segment: true})
+	said("does not take part")
+	d.event(committed)
+	d.event(committed)
+	said(`level=INFO msg="a store takes part again" store=s3://a chain=etcd/main`)
+
+	// One that stands by commits nothing, and is answered again all the same.
+	d.event(failed)
+	r.Stores = []status.RecorderStore{{Store: "s3://a", Error: "no route"}}
+	told = d.tellRecorders(told, []status.Recorder{r})
+	said("does not take part")
+	r.Stores = []status.RecorderStore{{Store: "s3://a"}}
+	told = d.tellRecorders(told, []status.Recorder{r})
+	d.tellRecorders(told, []status.Recorder{r})
+	said("a store takes part again")
 }

@@ -21,7 +21,8 @@ func newDemo(a *app) *cobra.Command {
 		Short: "The whole story on this machine, without any set-up",
 		Long: `Starts an etcd of its own on free loopback ports, fills it with Kubernetes-shaped
 objects, lays out a control-plane node's files in a temporary folder, takes a
-backup, destroys etcd's data and the files, restores both, and proves by
+backup, records what changes then, a mistake included, destroys etcd's data and
+the files, restores both, etcd to the moment before the mistake, and proves by
 etcd's own hash and by comparing files that everything is back.
 
 It needs no root, changes nothing outside its folder, and removes that at the

@@ -12,6 +12,7 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/doctor"
+	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/session"
 	"lifeboat/internal/witness"
@@ -25,7 +26,8 @@ func newDoctor(a *app) *cobra.Command {
 		Short: "Check all that backups depend on",
 		Long: `Checks the configuration and the keys it names, etcd, the node's files, each
 store (a round trip with one small object, conditional creation, protection from
-deletion, its clock) and the scratch space. Every line is ok, a warning or a
+deletion, its clock, whether the newest backups of nodes' files hold every
+encryption key that the newest snapshots need) and the scratch space. Every line is ok, a warning or a
 problem, with what to do. It succeeds when there is no problem.`,
 		Example: `  lifeboat doctor
   lifeboat doctor -o json | jq '.[] | select(.level != "ok")'`,
@@ -58,7 +60,7 @@ func (a *app) doctor(ctx context.Context) error {
 			if err != nil {
 				return nil // backups go on without it, and verify says so
 			}
-			repo, err := repository.Open(store, repository.Options{Trust: trust, Name: settings.URL, Now: a.now})
+			repo, err := a.repositoryIn(store, settings, trust)
 			if err != nil {
 				return err
 			}
@@ -66,6 +68,21 @@ func (a *app) doctor(ctx context.Context) error {
 				return err
 			}
 			return nil // the round trip will tell what else is wrong
+		},
+		KeyCoverage: func(ctx context.Context, settings config.Store, store storage.Store) (found repository.KeyCoverage, err error) {
+			trust, err := session.LoadTrust(c.Signing.TrustFile, c.Cluster)
+			if err != nil {
+				return found, err
+			}
+			repo, err := a.repositoryIn(store, settings, trust)
+			if err != nil {
+				return found, err
+			}
+			var chains []manifest.Chain
+			for _, e := range c.Etcd {
+				chains = append(chains, session.EtcdConfig(e).Chain())
+			}
+			return repo.KeyCoverage(ctx, chains...)
 		},
 		Report: func(f doctor.Finding) {
 			if a.format == "text" {
@@ -94,4 +111,9 @@ func (a *app) doctor(ctx context.Context) error {
 		return fmt.Errorf("doctor found %d problem(s)", problems)
 	}
 	return nil
+}
+
+// repositoryIn is the cluster's repository in a store, to read from.
+func (a *app) repositoryIn(store storage.Store, settings config.Store, trust *manifest.Trust) (*repository.Repository, error) {
+	return repository.Open(store, repository.Options{Trust: trust, Name: settings.URL, Now: a.now})
 }

@@ -12,75 +12,37 @@ import (
 	"lifeboat/restore"
 )
 
-// pointFlags are how every verb aims at a point.
-type pointFlags struct {
-	backup   string
-	revision int64
-	at       string
-	etcd     string
-}
-
-func (f *pointFlags) add(a *app, cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.backup, "backup", "", "a backup's id; default is the latest")
-	cmd.Flags().Int64Var(&f.revision, "revision", 0, "the newest full at or below this etcd revision")
-	cmd.Flags().StringVar(&f.at, "at", "", "the newest backup at or before this time, RFC 3339")
-	cmd.MarkFlagsMutuallyExclusive("backup", "revision", "at")
-	_ = cmd.RegisterFlagCompletionFunc("backup", a.completeIDs)
-}
-
-func (f *pointFlags) addEtcd(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.etcd, "etcd", "main", "which etcd cluster: chain etcd/NAME")
-}
-
-// chain is the chain of etcd that is meant.
-func (f *pointFlags) chain() manifest.Chain { return manifest.Chain("etcd/" + f.etcd) }
-
-// point resolves the flags; an id's beginning is enough, and an id leads to
-// its own chain.
-func (f *pointFlags) point(ctx context.Context, repo *repository.Repository, chain manifest.Chain) (repository.Point, manifest.Chain, error) {
-	switch {
-	case f.backup != "":
-		b, err := repo.Find(ctx, f.backup)
-		if err != nil {
-			return repository.Point{}, "", err
-		}
-		return repository.Point{Backup: b.ID}, b.Chain, nil
-	case f.at != "":
-		at, err := time.Parse(time.RFC3339, f.at)
-		if err != nil {
-			return repository.Point{}, "", fmt.Errorf("%w: --at %q: want a time such as 2026-11-21T03:00:00Z", errUsage, f.at)
-		}
-		return repository.Point{Time: at}, chain, nil
-	case f.revision < 0:
-		return repository.Point{}, "", fmt.Errorf("%w: --revision %d is negative", errUsage, f.revision)
-	}
-	return repository.Point{Revision: manifest.Revision(f.revision)}, chain, nil
-}
-
 func newExport(a *app) *cobra.Command {
 	var point pointFlags
 	var out string
 	var bump uint64
 	var force bool
+	var quota quotaFlag
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write a backup as an ordinary etcd snapshot file",
-		Long: `Unseals and checks a backup and writes it as an etcd snapshot with its hash
+		Short: "Write etcd as it was at a point as an ordinary snapshot file",
+		Long: `Unseals and checks the full backup before the point, applies the recorded
+changes up to it, and writes the result as an etcd snapshot with its hash
 trailer, which stock "etcdutl snapshot restore", k3s and others accept. --bump
 raises its last revision and marks everything before it compacted, for tools
-that don't do that themselves.`,
+that don't do that themselves.
+
+Revisions, versions and leases are exactly what they were, and HashKV must be
+what etcd's members gave. "lifeboat list --points" shows what can be had.`,
 		Example: `  lifeboat export --identity recovery.key --out snapshot.db
+  lifeboat export --identity recovery.key --out snapshot.db --at "10 minutes ago"
+  lifeboat export --identity recovery.key --out snapshot.db --revision 48210337
   lifeboat export --identity recovery.key --out snapshot.db --bump 1000000000`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.export(cmd.Context(), point, restore.ExportOptions{Out: out, Bump: bump, Force: force})
+			return a.export(cmd.Context(), point, restore.ExportOptions{Out: out, Bump: bump, Force: force, Quota: quota.bytes})
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the file to write, 0600")
 	cmd.Flags().Uint64Var(&bump, "bump", 0, "raise the last revision by this and mark what was before compacted; 0: neither")
 	cmd.Flags().BoolVar(&force, "force", false, "replace the file if it exists")
-	point.add(a, cmd)
-	point.addEtcd(cmd)
+	quota.add(cmd)
+	point.addEtcd(a, cmd)
 	a.readFlags(cmd)
 	a.identityFlag(cmd, true)
 	a.outputFlag(cmd)
@@ -103,22 +65,53 @@ func (a *app) export(ctx context.Context, flags pointFlags, options restore.Expo
 	}
 	options.Now, options.Rand, options.Events = a.now, a.rand, a.listener()
 	var result *restore.ExportResult
-	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
-		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
-			return err
-		}
+	from := &rerouting{a, s, "export", tried{}, func(ctx context.Context, repo *repository.Repository, at aim) (err error) {
+		options.Chain, options.Point, options.Without = at.chain, at.point, at.without
 		result, err = restore.Export(ctx, repo, options)
 		return err
-	})
-	if err != nil {
+	}}
+	if err := from.from(ctx, flags); err != nil {
 		return err
 	}
 	if a.format == "json" {
 		return a.printJSON(map[string]any{
-			"id": result.Backup.ID, "path": result.Path, "bytes": result.Bytes, "revision": result.Revision, "hashKV": result.HashKV,
+			"id": result.Backup.ID, "path": result.Path, "bytes": result.Bytes, "revision": result.Revision, "hashKV": result.HashKV, "compactRevision": result.CompactRevision,
+			"point": describePoint(result.Choice), "applied": describeApplied(result.Applied),
 		})
 	}
 	_, err = fmt.Fprintf(a.out, "%s: backup %s of %s, revision %d, %s\n",
 		result.Path, result.Backup.ID, result.Backup.Created.Format(time.RFC3339), result.Revision, humanBytes(result.Bytes))
+	if err != nil {
+		return err
+	}
+	return a.printChoice(result.Choice, result.Applied)
+}
+
+// printChoice says which state the result is, and what lies after it.
+func (a *app) printChoice(c restore.Choice, applied *restore.Applied) error {
+	if applied != nil {
+		fmt.Fprintf(a.out, "applied: %s\n", applied)
+	}
+	_, err := fmt.Fprintf(a.out, "this is %s; %s\n", c, c.Behind())
 	return err
+}
+
+// appliedJSON is what applying segments has shown.
+type appliedJSON struct {
+	Segments       int               `json:"segments"`
+	Changes        int64             `json:"changes"`
+	Superseded     int64             `json:"superseded"`
+	MadeUpLeases   int               `json:"madeUpLeases"`
+	ProvedRevision manifest.Revision `json:"provedRevision"` // at which HashKV is what members gave; 0: only the full's was compared, if it has one
+}
+
+func describeApplied(applied *restore.Applied) *appliedJSON {
+	if applied == nil {
+		return nil
+	}
+	out := &appliedJSON{Segments: applied.Segments, Changes: applied.Events, Superseded: applied.Skipped, MadeUpLeases: applied.MadeUp}
+	if applied.ProvedAt != nil {
+		out.ProvedRevision = applied.ProvedAt.Revision
+	}
+	return out
 }

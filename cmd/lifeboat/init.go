@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,11 +12,13 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/kit"
+	"lifeboat/internal/recoverykit"
 	"lifeboat/restore"
 )
 
 func newInit(a *app) *cobra.Command {
 	var opts kit.Options
+	var withKit bool
 	cmd := &cobra.Command{
 		Use:   "init --cluster NAME --store URL --out DIR",
 		Short: "Make keys, configuration and recovery kit",
@@ -26,8 +29,11 @@ func newInit(a *app) *cobra.Command {
   signing.key    the key that signs manifests
   trust          the public keys that tell your backups from forged ones
 
-On a kubeadm node it finds etcd and its certificates by itself, from the static
-pods below the host root. A flag beats what it finds.
+On a server of kubeadm, k3s, rke2 or k0s it finds etcd and its certificates by
+itself, from what lies below the host root. A flag beats what it finds.
+
+With --kit the printed side of the recovery kit comes beside them; "lifeboat kit"
+makes it anew, with more in it, when there are backups.
 
 Other nodes of the same cluster get copies of config.yaml (with their own node
 name), signing.key and trust; init runs once a cluster.`,
@@ -41,7 +47,7 @@ name), signing.key and trust; init runs once a cluster.`,
     --etcd-cacert ca.crt --etcd-cert client.crt --etcd-key client.key \
     --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error { return a.init(opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), opts, withKit) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.Cluster, "cluster", "", "the cluster's name")
@@ -55,6 +61,7 @@ name), signing.key and trust; init runs once a cluster.`,
 	f.StringVar(&opts.Node, "node", "", "this node's name (default: the host name)")
 	f.StringArrayVar(&opts.Recipients, "recipient", nil, "another public key that can open backups: age1..., ssh-...; may be repeated")
 	f.BoolVar(&opts.PostQuantum, "post-quantum", false, "make a post-quantum recovery key; opening by hand then needs age 1.3")
+	f.BoolVar(&withKit, "kit", false, "also make the printed side of the recovery kit, in the folder kit beside the files")
 	check(cmd, func() error {
 		for _, flag := range []struct{ name, value string }{
 			{"cluster", opts.Cluster}, {"store", strings.Join(opts.Stores, "")}, {"out", opts.Out},
@@ -78,6 +85,7 @@ type initJSON struct {
 	Signer    string     `json:"signer"`
 	Trust     string     `json:"trust"`
 	Etcd      []etcdJSON `json:"etcd"`
+	Kit       string     `json:"kit"` // the folder that --kit made; empty without it
 	Warnings  []string   `json:"warnings"`
 }
 
@@ -86,7 +94,7 @@ type etcdJSON struct {
 	Endpoints []string `json:"endpoints"`
 }
 
-func (a *app) init(opts kit.Options) error {
+func (a *app) init(ctx context.Context, opts kit.Options, withKit bool) error {
 	opts.Now, opts.Rand = a.now(), a.rand
 	if opts.Node == "" {
 		name, err := os.Hostname()
@@ -105,21 +113,30 @@ func (a *app) init(opts kit.Options) error {
 	if err != nil {
 		return err
 	}
+	folder := ""
+	if withKit {
+		folder = filepath.Join(filepath.Dir(k.ConfigPath), "kit")
+		a.configPath = k.ConfigPath
+		if _, err := a.makeKit(ctx, kitFlags{out: folder}); err != nil {
+			return fmt.Errorf("the keys and the configuration are made, the recovery kit is not: %w", err)
+		}
+	}
 	if a.format == "json" {
 		out := initJSON{
 			Cluster: k.Cluster, Recipient: k.Recipient, Config: k.ConfigPath, Identity: k.IdentityPath,
-			Signer: k.SignerPath, Trust: k.TrustPath, Etcd: []etcdJSON{}, Warnings: orEmpty(k.Warnings),
+			Signer: k.SignerPath, Trust: k.TrustPath, Etcd: []etcdJSON{}, Kit: folder, Warnings: orEmpty(k.Warnings),
 		}
 		for _, e := range k.Config.Etcd {
 			out.Etcd = append(out.Etcd, etcdJSON{e.Name, orEmpty(e.Endpoints)})
 		}
 		return a.printJSON(out)
 	}
-	return a.printKit(k, opts.PostQuantum, len(opts.Endpoints) > 0)
+	return a.printKit(k, opts.PostQuantum, len(opts.Endpoints) > 0, folder)
 }
 
-// printKit says what was made; named is whether etcd was named by a flag.
-func (a *app) printKit(k *kit.Kit, postQuantum, named bool) error {
+// printKit says what was made; named is whether etcd was named by a flag, folder
+// where the printed side of the kit is, if it was made.
+func (a *app) printKit(k *kit.Kit, postQuantum, named bool, folder string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Cluster %s is ready to be backed up.\n\n", k.Cluster)
 	fmt.Fprintf(&b, "  %s\n  %s\n  %s\n  %s\n\n", k.ConfigPath, k.IdentityPath, k.SignerPath, k.TrustPath)
@@ -140,12 +157,16 @@ func (a *app) printKit(k *kit.Kit, postQuantum, named bool) error {
 	b.WriteString("\nThe recovery kit: keep these together, OFF this machine, in two safe places.\n\n")
 	fmt.Fprintf(&b, "  1. %s: the only thing that opens a backup. Move it away now.\n", k.IdentityPath)
 	fmt.Fprintf(&b, "  2. %s: tells your backups from forged ones. A copy.\n", k.TrustPath)
-	b.WriteString("  3. Where the backups are, and how to get credentials for it:\n")
+	b.WriteString("  3. How to get credentials for where the backups are:\n")
 	for _, s := range k.Config.Stores {
 		fmt.Fprintf(&b, "       %s\n", s.URL)
 	}
-	fmt.Fprintf(&b, "  4. The cluster's full name: %s\n", k.Cluster)
-	b.WriteString("  5. The lifeboat binary, and its README's page \"When all is lost\", printed.\n")
+	b.WriteString("  4. The lifeboat binary.\n")
+	b.WriteString("  5. The pages that say what to do, with this cluster's names in them, on paper:\n")
+	if folder != "" {
+		fmt.Fprintf(&b, "       %s; print it, and make it anew when there are backups:\n", filepath.Join(folder, recoverykit.HTMLFile))
+	}
+	fmt.Fprintf(&b, "       %s\n", kitCommand(k.ConfigPath))
 	if postQuantum {
 		b.WriteString("\nThe recovery key is a post-quantum one: opening a backup by hand takes age 1.3\nor newer. lifeboat itself opens it anyway.\n")
 	}

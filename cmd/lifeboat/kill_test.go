@@ -148,13 +148,16 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 	t.Logf("seed %d", seed)
 	moments := rand.New(rand.NewPCG(seed, 0))
 	s := newSite(t)
-	began := time.Now()
-	whole, errs := s.process("backup", "-q")
-	if err := whole.Run(); err != nil {
-		t.Fatalf("%v\n%s", err, errs)
+	took := time.Hour
+	for range 3 { // the shortest, since a busy moment would choose moments when all is over
+		began := time.Now()
+		whole, errs := s.process("backup", "-q")
+		if err := whole.Run(); err != nil {
+			t.Fatalf("%v\n%s", err, errs)
+		}
+		took = min(took, time.Since(began))
 	}
-	took := time.Since(began)
-	died, acknowledged := 0, 1
+	died := 0
 	for i := range kills {
 		before := s.ids("etcd/main")
 		cmd, errs := s.process("backup", "-q")
@@ -168,7 +171,6 @@ func TestAProcessKilledAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) 
 		var exit *exec.ExitError
 		switch {
 		case err == nil:
-			acknowledged++
 		case errors.As(err, &exit) && exit.ExitCode() == -1:
 			died++
 		default:

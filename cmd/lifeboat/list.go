@@ -13,19 +13,42 @@ import (
 )
 
 func newList(a *app) *cobra.Command {
+	var point pointFlags
+	var points bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls-backups"},
 		Short:   "List what can be restored",
-		Long: `Lists full backups of etcd and backups of host files, newest first. A backup is
-proved when its HashKV was compared with live members, or by a later deep
-verification, and nothing about it is degraded. Host files have nothing to be
-compared with: they count as proved unless they are degraded.`,
+		Long: `Lists full backups of etcd and backups of host files and container images, newest
+first. A backup is proved when its HashKV was compared with live members, or by a
+later deep verification, and nothing about it is degraded. Host files and images
+have nothing to be compared with: they count as proved unless they are degraded.
+
+--points shows what can be restored between the fulls: from when to when every
+revision and every second is recorded, what is missing between these spans and
+why, and the minutes in which the most keys changed. With --at or --revision it
+also says which revision that is and which flags restore it.`,
 		Example: `  lifeboat list
+  lifeboat list --points
+  lifeboat list --points --at "yesterday 14:00"
   lifeboat list --store s3://bucket/prefix --cluster prod-eu1 --trust trust -o json`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.list(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if points {
+				return a.points(cmd.Context(), point, !cmd.Flags().Changed("etcd") && !point.given())
+			}
+			return a.list(cmd.Context())
+		},
 	}
+	cmd.Flags().BoolVar(&points, "points", false, "the time line of what can be restored of etcd")
+	point.addEtcd(a, cmd)
+	_ = cmd.Flags().MarkHidden("backup")
+	check(cmd, func() error {
+		if !points && (point.given() || cmd.Flags().Changed("etcd")) {
+			return fmt.Errorf("%w: --at, --revision and --etcd go with --points", errUsage)
+		}
+		return nil
+	})
 	a.readFlags(cmd)
 	a.outputFlag(cmd)
 	return cmd
@@ -42,6 +65,8 @@ type listJSON struct {
 	Proved      bool              `json:"proved"`
 	Degraded    []string          `json:"degraded"`
 	Imported    string            `json:"imported,omitempty"`
+
+	images string // what it says of container images, for people
 }
 
 func (a *app) list(ctx context.Context) error {
@@ -52,9 +77,13 @@ func (a *app) list(ctx context.Context) error {
 	list := []listJSON{}
 	for _, b := range backups {
 		d := describe(b.Manifest)
+		images := ""
+		if i := b.Images; i != nil {
+			images = fmt.Sprintf("%d images of %s: lifeboat images list %.8s", len(i.Images), i.Node, b.ID)
+		}
 		list = append(list, listJSON{
 			ID: d.ID, Chain: d.Chain, Kind: d.Kind, Created: d.Created, Revision: d.Revision,
-			PlainBytes: d.PlainBytes, StoredBytes: d.StoredBytes, Proved: b.Proved, Degraded: d.Degraded, Imported: b.Imported,
+			PlainBytes: d.PlainBytes, StoredBytes: d.StoredBytes, Proved: b.Proved, Degraded: d.Degraded, Imported: b.Imported, images: images,
 		})
 	}
 	if a.format == "json" {
@@ -88,6 +117,9 @@ func (a *app) printList(list []listJSON) error {
 			revision = fmt.Sprint(b.Revision)
 		}
 		var remarks []string
+		if b.images != "" {
+			remarks = append(remarks, b.images)
+		}
 		if b.Imported != "" {
 			remarks = append(remarks, "imported from "+b.Imported+";")
 		}

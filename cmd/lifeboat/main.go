@@ -22,13 +22,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat/internal/config"
+	"lifeboat/internal/containerd"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
 	"lifeboat/internal/snapdb"
+	"lifeboat/internal/spool"
 	"lifeboat/restore"
 	"lifeboat/restore/datadir"
 	"lifeboat/restore/files"
+	"lifeboat/restore/images"
+	"lifeboat/restore/journal"
+	"lifeboat/restore/node"
+	"lifeboat/restore/pki"
+	"lifeboat/restore/plane"
+	"lifeboat/restore/readdress"
 	"lifeboat/storage"
 )
 
@@ -60,16 +68,19 @@ type streams struct {
 
 // run is the whole program but the process around it.
 func run(ctx context.Context, args []string, std streams) int {
-	a := &app{streams: std, now: time.Now, rand: rand.Reader}
+	return (&app{streams: std, now: time.Now, rand: rand.Reader}).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := newRoot(a)
 	strictCompletion(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
 	if err != nil && !errors.Is(err, errReported) {
-		fmt.Fprintf(std.err, "lifeboat: %v\n", err)
+		fmt.Fprintf(a.err, "lifeboat: %v\n", err)
 		if h := hint(err, code); h != "" && !(code == exitVerify && isVerify(root, args)) {
-			fmt.Fprintf(std.err, "hint: %s\n", h)
+			fmt.Fprintf(a.err, "hint: %s\n", h)
 		}
 	}
 	return code
@@ -89,18 +100,22 @@ var errReported = errors.New("reported")
 
 func exitCode(ctx context.Context, err error) int {
 	var refused *seal.RefusedError
+	var expired *pki.AuthorityError
 	switch {
 	case err == nil:
 		return exitDone
 	case ctx.Err() != nil:
 		return exitCanceled
-	case isAny(err, errUsage, config.ErrInvalid, datadir.ErrInvalid, files.ErrInvalid, files.ErrNoMatch, repository.ErrAmbiguous):
+	case isAny(err, errUsage, readdress.ErrMapping, config.ErrInvalid, datadir.ErrInvalid, files.ErrInvalid, files.ErrNoMatch, images.ErrNoImage, repository.ErrAmbiguous):
 		return exitUsage
 	case isAny(err, repository.ErrVerification, seal.ErrDamaged, snapdb.ErrCorrupt, datadir.ErrDamaged, files.ErrChanged), errors.As(err, &refused):
 		return exitVerify
-	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, repository.ErrMayNotRekey, repository.ErrOrder, manifest.ErrOtherCluster):
+	case isAny(err, restore.ErrRefused, files.ErrConflict, files.ErrInUse, repository.ErrRefused, repository.ErrClock, repository.ErrMayNotPrune, repository.ErrMayNotRekey, repository.ErrMayNotSign, repository.ErrOrder, manifest.ErrOtherCluster, images.ErrRefused, containerd.ErrOtherImage),
+		isAny(err, plane.ErrUnfinished, journal.ErrBusy, journal.ErrNewer, node.ErrAlive), errors.As(err, &expired):
 		return exitRefused
-	case errors.Is(err, repository.ErrNothing):
+	case errors.Is(err, plane.ErrShared):
+		return exitUsage
+	case isAny(err, repository.ErrNothing, errNothingBegun):
 		return exitNothing
 	}
 	return exitFailed
@@ -115,12 +130,22 @@ func hint(err error, code int) string {
 	switch {
 	case errors.Is(err, seal.ErrNoIdentity):
 		return "none of the keys given with --identity fits this backup; `lifeboat show ID` lists the recipients it was sealed for"
+	case errors.Is(err, repository.ErrUnreachable):
+		return "give the flags in brackets to restore the nearest point; `lifeboat list --points` shows all that can be restored"
+	case errors.Is(err, errNothingBegun):
+		return "`lifeboat restore clean` lists what earlier restores have kept aside"
+	case errors.Is(err, node.ErrByHand):
+		return "do that, then give the same command again: it goes on from there"
+	case errors.Is(err, spool.ErrLocked):
+		return "the agent of this machine, or another `lifeboat record`, records this etcd already"
 	case errors.Is(err, repository.ErrClock):
 		return "synchronize this machine's clock (chrony, systemd-timesyncd) or the store's, then run it again; nothing was deleted"
 	case errors.Is(err, repository.ErrMayNotPrune):
 		return "give this key kinds=prune in the trust file of every machine, or prune where a key is that may"
 	case errors.Is(err, repository.ErrMayNotRekey):
 		return "what replaces a backup's data needs a key with kinds=rekey and the backup's own kind in the trust file; see docs/security.md"
+	case ofContainerd(err) != "":
+		return ofContainerd(err)
 	case errors.Is(err, repository.ErrOrder):
 		return "copy to another, empty prefix and put that into config.yaml; copies come before a store's first backup"
 	case errors.Is(err, storage.ErrPermission):
@@ -143,7 +168,7 @@ func hint(err error, code int) string {
 	case exitVerify:
 		return "`lifeboat verify` lists every object concerned; a backup named with --backup can still be restored if its own bytes verify"
 	case exitNothing:
-		return "are store, cluster and trust file the right ones? `lifeboat list` shows what can be restored"
+		return "are store, cluster and trust file the right ones? `lifeboat list` shows what a store holds that they name"
 	}
 	return ""
 }

@@ -22,6 +22,11 @@ import (
 	"lifeboat/restore"
 	"lifeboat/restore/datadir"
 	"lifeboat/restore/files"
+	"lifeboat/restore/journal"
+	"lifeboat/restore/node"
+	"lifeboat/restore/pki"
+	"lifeboat/restore/plane"
+	"lifeboat/restore/readdress"
 	"lifeboat/storage"
 )
 
@@ -55,6 +60,16 @@ func TestEveryKindOfFailureHasItsExitCode(t *testing.T) {
 		{files.ErrInUse, 4},
 		{repository.ErrRefused, 4},
 		{manifest.ErrOtherCluster, 4},
+		{plane.ErrUnfinished, 4},
+		{journal.ErrBusy, 4},
+		{journal.ErrNewer, 4},
+		{node.ErrAlive, 4},
+		{&pki.AuthorityError{}, 4},
+		{fmt.Errorf("%w: %w", restore.ErrRefused, plane.ErrShared), 4},
+		{plane.ErrShared, 2},
+		{readdress.ErrMapping, 2},
+		{node.ErrByHand, 1},
+		{errNothingBegun, 5},
 		{repository.ErrNothing, 5},
 	} {
 		err := test.err

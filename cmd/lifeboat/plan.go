@@ -15,7 +15,7 @@ type stepJSON struct {
 // etcdPlanJSON is what a dry run prints of a restore of etcd.
 type etcdPlanJSON struct {
 	ID        manifest.ID       `json:"id"`
-	Revision  manifest.Revision `json:"revision"` // of the backup, without the bump
+	Revision  manifest.Revision `json:"revision"` // that is restored, without the bump
 	DataDir   string            `json:"dataDir"`
 	Token     string            `json:"token"`
 	Bump      uint64            `json:"bump"`
@@ -24,13 +24,15 @@ type etcdPlanJSON struct {
 	Steps     []stepJSON        `json:"steps"`
 	Warnings  []string          `json:"warnings"`
 	Notes     []string          `json:"notes"`
+	Point     pointJSON         `json:"point"`
+	Survivor  *survivorJSON     `json:"survivor,omitempty"` // where the state comes from, if not from a backup
 }
 
 func describeEtcdPlan(plan *restore.EtcdPlan, dataDir string) etcdPlanJSON {
 	out := etcdPlanJSON{
-		ID: plan.Backup.ID, Revision: plan.Backup.Etcd.Revision, DataDir: dataDir, Token: plan.Token, Bump: plan.Bump,
+		ID: backupOf(plan), Revision: plan.Choice.Revision, DataDir: dataDir, Token: plan.Token, Bump: plan.Bump,
 		RestoreID: plan.RestoreID, Summary: plan.Summary, Steps: []stepJSON{},
-		Warnings: orEmpty(plan.Warnings), Notes: orEmpty(plan.Notes),
+		Warnings: orEmpty(plan.Warnings), Notes: orEmpty(plan.Notes), Point: describePoint(plan.Choice), Survivor: describeSurvivor(plan.Survivor),
 	}
 	for _, s := range plan.Steps {
 		out.Steps = append(out.Steps, stepJSON{s.Title, s.Detail})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,15 +24,17 @@ const lookTimeout = 30 * time.Second
 type looked struct {
 	session.Store
 	newest map[manifest.Chain]repository.Backup
+	reach  time.Time // as of when the changes recorded in the chain that was asked for can be restored; zero: not known
 }
 
 // read finds what a verb wants in the stores: find is called with one after
 // the other until one has it. The store with the chain's newest backup comes
 // first, of equal ones the one that is configured first; an empty chain means
 // the newest of all. repository.ErrNothing is what find returns for a store to
-// be passed over; any other error is final.
+// be passed over, as repository.ErrUnreachable is for a point that another one
+// may reach; any other error is final.
 func (a *app) read(ctx context.Context, s *session.Session, chain manifest.Chain, find func(*repository.Repository) error) error {
-	stores, failed := a.look(ctx, s)
+	stores, failed := a.look(ctx, s, chain)
 	if len(stores) == 0 {
 		return errors.Join(failed...)
 	}
@@ -44,7 +47,7 @@ func (a *app) read(ctx context.Context, s *session.Session, chain manifest.Chain
 	for _, store := range stores {
 		err := find(store.Repository)
 		a.remember(s)
-		if !errors.Is(err, repository.ErrNothing) {
+		if !isAny(err, repository.ErrNothing, repository.ErrUnreachable) {
 			if err == nil && nothing != nil {
 				a.warn("%v; reading %s instead", nothing, store.URL)
 			}
@@ -62,7 +65,21 @@ type tried map[string]bool
 // that stored bytes are damaged or gone: a verb goes on with the same backup from there.
 // Otherwise the reason is the error.
 func (a *app) elsewhere(ctx context.Context, s *session.Session, m *manifest.Manifest, tried tried, reason error) (*repository.Repository, error) {
-	if exitCode(ctx, reason) != exitVerify && !errors.Is(reason, storage.ErrNotExist) {
+	return a.elsewhereIf(ctx, s, "the same backup", tried, reason, func(ctx context.Context, repo *repository.Repository) error {
+		_, err := repo.Resolve(ctx, m.Chain, repository.Point{Backup: m.ID})
+		return err
+	})
+}
+
+// isDamage reports whether an error is about stored bytes that are damaged or
+// gone.
+func isDamage(err error) bool {
+	return exitCode(context.Background(), err) == exitVerify || errors.Is(err, storage.ErrNotExist)
+}
+
+// elsewhereIf is elsewhere for whatever has tells that a store has.
+func (a *app) elsewhereIf(ctx context.Context, s *session.Session, what string, tried tried, reason error, has func(context.Context, *repository.Repository) error) (*repository.Repository, error) {
+	if ctx.Err() != nil || !isDamage(reason) {
 		return nil, reason
 	}
 	for _, o := range s.Stores {
@@ -71,10 +88,10 @@ func (a *app) elsewhere(ctx context.Context, s *session.Session, m *manifest.Man
 		}
 		tried[o.URL] = true
 		limited, cancel := context.WithTimeout(ctx, lookTimeout)
-		_, err := o.Repository.Resolve(limited, m.Chain, repository.Point{Backup: m.ID})
+		err := has(limited, o.Repository)
 		cancel()
 		if err == nil {
-			a.warn("%v; going on with the same backup from %s", reason, o.URL)
+			a.warn("%v; going on with %s from %s", reason, what, o.URL)
 			return o.Repository, nil
 		}
 	}
@@ -83,7 +100,7 @@ func (a *app) elsewhere(ctx context.Context, s *session.Session, m *manifest.Man
 
 // look asks all stores at once what they have. A store alone is not asked: there
 // is nothing to compare it with.
-func (a *app) look(ctx context.Context, s *session.Session) (stores []looked, failed []error) {
+func (a *app) look(ctx context.Context, s *session.Session, chain manifest.Chain) (stores []looked, failed []error) {
 	found := make([]looked, len(s.Stores))
 	var running sync.WaitGroup
 	for i, o := range s.Stores {
@@ -96,6 +113,12 @@ func (a *app) look(ctx context.Context, s *session.Session) (stores []looked, fa
 			defer cancel()
 			backups, _, err := o.Repository.Backups(ctx)
 			found[i].Err, found[i].newest = err, newestOf(backups)
+			if err != nil || !strings.HasPrefix(string(chain), "etcd/") {
+				return
+			}
+			if route, err := o.Repository.Route(ctx, chain, repository.Point{}); err == nil { // else the verb says what is wrong
+				found[i].reach = route.At
+			}
 		})
 	}
 	running.Wait()
@@ -119,13 +142,19 @@ func newestOf(backups []repository.Backup) map[manifest.Chain]repository.Backup 
 	for name, list := range chains {
 		slices.SortFunc(list, func(x, y repository.Backup) int { return cmp.Compare(x.Sequence, y.Sequence) })
 		latest, _ := repository.Latest(list)
+		if name == manifest.ImagesChain { // of several nodes, whose order among each other copies may change
+			newest := slices.MaxFunc(list, func(x, y repository.Backup) int { return x.Created.Compare(y.Created) })
+			latest = &newest
+		}
 		heads[name] = *latest
 	}
 	return heads
 }
 
-// when is the time of the newest backup of a chain, or of all.
+// when is the time of the latest state of a chain, or of the newest backup of
+// all.
 func (l looked) when(chain manifest.Chain) (when time.Time) {
+	when = l.reach
 	for name, b := range l.newest {
 		if (chain == "" || name == chain) && b.Created.After(when) {
 			when = b.Created

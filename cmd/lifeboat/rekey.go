@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,9 @@ will open for ever: objects under Object Lock until their lock ends, older
 versions that a bucket with versioning keeps, and every copy that somebody else
 has made. If the old key may be known to others, change the secrets that are in
 the backups: this command can't call back what was read.
+
+Segments stay as they are: keep the old key until the point-in-time window
+(retention.pointInTime) has passed, since points between two fulls need it.
 
 Renew the signing key with "lifeboat rekey signer".`,
 		Example: `  lifeboat rekey --dry-run
@@ -107,6 +111,11 @@ func rekeyStore(ctx context.Context, options transfer.RekeyOptions, prefixes []s
 	if err != nil {
 		return nil, err
 	}
+	blobs, err := repo.Blobs(ctx) // of container images, sealed one by one
+	if err != nil {
+		return nil, err
+	}
+	needed := func(blob repository.Backup) bool { return true }
 	if len(prefixes) > 0 {
 		var ids []manifest.ID
 		for _, prefix := range prefixes {
@@ -117,6 +126,14 @@ func rekeyStore(ctx context.Context, options transfer.RekeyOptions, prefixes []s
 			ids = append(ids, b.ID)
 		}
 		backups = slices.DeleteFunc(backups, func(b repository.Backup) bool { return !slices.Contains(ids, b.ID) })
+		needed = func(blob repository.Backup) bool {
+			return slices.ContainsFunc(backups, func(b repository.Backup) bool { return b.Images != nil && b.Images.Needs(blob.Blob.SHA256) })
+		}
+	}
+	for _, blob := range blobs.All() {
+		if needed(blob) {
+			backups = append(backups, blob)
+		}
 	}
 	var refused error
 	if options.Backups, refused = repo.Confirmed(ctx, backups); refused != nil && !errors.Is(refused, repository.ErrVerification) {
@@ -182,6 +199,7 @@ type rekeyedJSON struct {
 func (a *app) printRekeyed(results []rekeyed, dryRun bool) error {
 	out, errs := []rekeyJSON{}, []error{}
 	rows := [][]string{{"STORE", "ID", "CHAIN", "AGE", "RESULT"}}
+	blobs := map[string]int{} // of container images, by result: there may be hundreds
 	done := 0
 	for _, r := range results {
 		j := rekeyJSON{Store: r.url, OK: r.err == nil, DryRun: dryRun, Backups: []rekeyedJSON{}}
@@ -205,6 +223,10 @@ func (a *app) printRekeyed(results []rekeyed, dryRun bool) error {
 				result = "not tried"
 			}
 			j.Backups = append(j.Backups, bj)
+			if b.Blob != nil && b.Err == nil {
+				blobs[r.url+": "+result]++
+				continue
+			}
 			rows = append(rows, []string{r.url, string(bj.ID), string(b.Chain), humanAge(a.now().Sub(b.Created)), result})
 		}
 		done += j.Rekeyed
@@ -214,6 +236,9 @@ func (a *app) printRekeyed(results []rekeyed, dryRun bool) error {
 		return errors.Join(append(errs, a.printJSON(out))...)
 	}
 	errs = append(errs, table(a.out, rows))
+	for _, result := range slices.Sorted(maps.Keys(blobs)) {
+		fmt.Fprintf(a.out, "%d parts of container images in %s\n", blobs[result], result)
+	}
 	if done > 0 && !dryRun {
 		fmt.Fprint(a.out, `
 The old key still opens what was replaced until prune has deleted it (promised by

@@ -15,7 +15,6 @@ import (
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
-	"lifeboat/internal/session"
 	"lifeboat/restore"
 	"lifeboat/restore/files"
 )
@@ -23,17 +22,18 @@ import (
 func newRestore(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore",
-		Short: "Restore etcd's data or a node's files",
+		Short: "Restore a control plane, or etcd's data or a node's files alone",
 		Long: `Restores need no API server, no DNS and no agent: only this binary, the
 identity, the trust file, and the store.
 
 Each one first says what it would do and asks; --yes answers. What is replaced
-moves aside and is never deleted. No restore contacts a live etcd: if a majority
-of the members is alive, replace the lost one instead of restoring.`,
+moves aside and is never deleted. If a majority of etcd's members is alive, replace
+the lost one instead of restoring: "restore control-plane" looks for that, and says
+how; "restore etcd" contacts no etcd.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newRestoreEtcd(a), newRestoreFiles(a))
+	cmd.AddCommand(newRestoreControlPlane(a), newRestoreEtcd(a), newRestoreFiles(a), newRestoreAbort(a), newRestoreClean(a))
 	return cmd
 }
 
@@ -54,24 +54,47 @@ func newRestoreEtcd(a *app) *cobra.Command {
 	var confirm confirmation
 	var options restore.EtcdOptions
 	var bump uint64
+	var quota quotaFlag
+	var from survivorFlags
 	cmd := &cobra.Command{
 		Use:   "etcd",
 		Short: "Make a data directory that one etcd member starts from",
-		Long: `Fetches, unseals and checks a backup, and writes it as the data directory of one
+		Long: `Fetches, unseals and checks the full backup before the point, applies the
+recorded changes up to it, and writes the result as the data directory of one
 etcd member, with a fresh random cluster token, the last revision raised and
 everything before it marked compacted. A member directory that is there moves
 aside. One that is in use is refused.
 
+Without a point it is the latest state that is recorded. --at and --revision aim
+at any other; "lifeboat list --points" shows what can be had. The plan says which
+revision and time that is and what lies after it.
+
 For a cluster of several members, run it on each with its own --name and
---peer-url, and on all with the same --backup, --initial-cluster, --token and
---bump.`,
+--peer-url, and on all with the same point, --initial-cluster, --token and
+--bump, as the plan of the first one says.
+
+With --from-data-dir the state is that of a member's data directory which has
+survived, on this disk or on one that was carried here: what its database holds, and
+what its write-ahead log holds beyond that. The directory is not changed, unless it is
+the one to be replaced, which moves aside. The newest backup is only compared with it:
+the plan says which is fresher. It needs no identity, and with --without-backups no
+store.`,
 		Example: `  lifeboat restore etcd --identity recovery.key --data-dir /var/lib/etcd \
+    --name cp1 --peer-url https://10.0.0.11:2380
+  lifeboat restore etcd --identity recovery.key --data-dir /var/lib/etcd \
+    --name cp1 --peer-url https://10.0.0.11:2380 --at "10 minutes ago"
+  lifeboat restore etcd --from-data-dir /var/lib/etcd --data-dir /var/lib/etcd \
     --name cp1 --peer-url https://10.0.0.11:2380
   lifeboat restore etcd --identity recovery.key --data-dir /tmp/etcd --name m --peer-url http://127.0.0.1:2380 --dry-run`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("bump") {
 				options.Bump = &bump
+			}
+			options.Quota = quota.bytes
+			options.TargetFrom = "The target is what --target-version says: give that of the etcd that will really start, or a point from before etcd's upgrade with --at"
+			if from.dir != "" {
+				return a.salvageEtcd(cmd.Context(), point, from, options, confirm)
 			}
 			return a.restoreEtcd(cmd.Context(), point, options, confirm)
 		},
@@ -82,15 +105,20 @@ For a cluster of several members, run it on each with its own --name and
 	f.StringSliceVar(&options.PeerURLs, "peer-url", nil, "the member's advertised peer URL")
 	f.StringVar(&options.InitialCluster, "initial-cluster", "", "all members, NAME=URL,...; default is this one alone")
 	f.StringVar(&options.Token, "token", "", "cluster token, the same on all members; default is a fresh random one")
-	f.Uint64Var(&bump, "bump", 0, "raise the last revision by this and mark what was before compacted; 0: neither (default: safe for the backup's age)")
+	f.Uint64Var(&bump, "bump", 0, "raise the last revision by this and mark what was before compacted; 0: neither (default: safe for the point's age)")
 	f.StringVar(&options.TargetVersion, "target-version", "", "etcd version that will start from it; default is the snapshot's own")
-	point.add(a, cmd)
-	point.addEtcd(cmd)
+	quota.add(cmd)
+	point.addEtcd(a, cmd)
 	confirm.add(cmd)
 	a.readFlags(cmd)
-	a.identityFlag(cmd, true)
+	a.identityFlag(cmd, false)
 	a.outputFlag(cmd)
+	from.add(cmd)
+	from.addWithout(cmd)
 	check(cmd, func() error {
+		if from.dir == "" && len(a.identities) == 0 {
+			return fmt.Errorf("%w: %s needs --identity FILE, the key that unseals", errUsage, cmd.CommandPath())
+		}
 		if options.DataDir == "" || options.Name == "" || len(options.PeerURLs) == 0 {
 			return fmt.Errorf("%w: restore etcd needs --data-dir, --name and --peer-url", errUsage)
 		}
@@ -108,6 +136,9 @@ type restoredEtcdJSON struct {
 	RestoreID string            `json:"restoreID"`
 	Aside     string            `json:"aside"`
 	Seconds   float64           `json:"seconds"`
+	Point     pointJSON         `json:"point"`
+	Applied   *appliedJSON      `json:"applied"`            // null: no segments had to be applied
+	Survivor  *survivorJSON     `json:"survivor,omitempty"` // where the state came from, if not from a backup
 }
 
 func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore.EtcdOptions, confirm confirmation) error {
@@ -141,7 +172,7 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 		}
 		// What was agreed to stays: only the bytes come from elsewhere.
 		options.Token, options.Bump = plan.Token, &plan.Bump
-		if plan, err = a.replanEtcd(ctx, s, plan.Backup, plan.Store, options, used, err); err != nil {
+		if plan, err = a.replanEtcd(ctx, s, plan, options, used, err); err != nil {
 			return err
 		}
 	}
@@ -150,53 +181,14 @@ func (a *app) restoreEtcd(ctx context.Context, flags pointFlags, options restore
 		return a.printJSON(restoredEtcdJSON{
 			ID: plan.Backup.ID, Revision: manifest.Revision(plan.Result.Last), DataDir: options.DataDir, Token: plan.Token,
 			Bump: plan.Bump, RestoreID: plan.RestoreID, Aside: plan.Result.Aside, Seconds: took.Seconds(),
+			Point: describePoint(plan.Choice), Applied: describeApplied(plan.Applied),
 		})
 	}
 	fmt.Fprintf(a.out, "restored backup %s of %s to %s in %s\n", plan.Backup.ID, plan.Backup.Created.Format(time.RFC3339), options.DataDir, humanTook(took))
 	if plan.Result.Aside != "" {
 		fmt.Fprintf(a.out, "the old member is kept in %s\n", plan.Result.Aside)
 	}
-	return nil
-}
-
-// planEtcd plans the restore from the store that has the most, or if the backup's
-// own bytes are damaged there, from another that has the same backup.
-func (a *app) planEtcd(ctx context.Context, s *session.Session, flags pointFlags, options restore.EtcdOptions, used tried) (plan *restore.EtcdPlan, err error) {
-	var meant *manifest.Manifest
-	var store string
-	err = a.read(ctx, s, flags.chain(), func(repo *repository.Repository) (err error) {
-		if options.Point, options.Chain, err = flags.point(ctx, repo, flags.chain()); err != nil {
-			return err
-		}
-		if plan, err = restore.PlanEtcd(ctx, repo, options); errors.Is(err, repository.ErrVerification) {
-			store = repo.Name()
-			meant, _ = repo.Resolve(ctx, options.Chain, options.Point) // nil: it is the chain that is damaged
-		}
-		return err
-	})
-	switch {
-	case err == nil:
-		return plan, nil
-	case meant == nil:
-		return nil, err
-	}
-	return a.replanEtcd(ctx, s, meant, store, options, used, err)
-}
-
-// replanEtcd plans the restore of a backup from a store that was not tried yet,
-// since its copy in this one is damaged.
-func (a *app) replanEtcd(ctx context.Context, s *session.Session, m *manifest.Manifest, store string, options restore.EtcdOptions, used tried, damage error) (*restore.EtcdPlan, error) {
-	used[store] = true
-	next, err := a.elsewhere(ctx, s, m, used, fmt.Errorf("restore backup %s from %s: %w", m.ID, store, damage))
-	if err != nil {
-		return nil, err
-	}
-	options.Point, options.Chain = repository.Point{Backup: m.ID}, m.Chain
-	plan, err := restore.PlanEtcd(ctx, next, options)
-	if errors.Is(err, repository.ErrVerification) {
-		return a.replanEtcd(ctx, s, m, next.Name(), options, used, err)
-	}
-	return plan, err
+	return a.printChoice(plan.Choice, plan.Applied)
 }
 
 // planStream is where plans go: standard error, so that standard output holds
@@ -242,7 +234,6 @@ it runs, put those back last, with --include.`,
 	a.readFlags(cmd)
 	a.identityFlag(cmd, true)
 	a.outputFlag(cmd)
-	_ = cmd.Flags().MarkHidden("revision")
 	check(cmd, func() error {
 		if options.Root == "" || (node == "" && point.backup == "") {
 			return fmt.Errorf("%w: restore files needs --root and --node", errUsage)
@@ -279,7 +270,8 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 	if err != nil {
 		return err
 	}
-	if options.RestoreID == "" {
+	random := options.RestoreID == ""
+	if random {
 		id, err := manifest.NewID(a.rand)
 		if err != nil {
 			return err
@@ -320,9 +312,24 @@ func (a *app) restoreFiles(ctx context.Context, flags pointFlags, node string, o
 		return err
 	}
 	defer r.Close()
+	// From here on the only copy of a file may be the one that was moved aside.
+	mark, marked := unfinishedMark(plan.Aside()), false
+	if plan.Count(files.Replace) > 0 {
+		if marked, err = markUnfinished(mark); err != nil {
+			return fmt.Errorf("note that restore %s is begun: %w", options.RestoreID, err)
+		}
+	}
 	result, err := plan.Apply(ctx, r)
 	if err != nil {
+		// The one that is under way may be this one, and the mark be for both.
+		shared := errors.Is(err, files.ErrInUse) && !random
+		if marked && !shared && isBare(plan.Aside()) {
+			err = errors.Join(err, removeMark(mark))
+		}
 		return fmt.Errorf("restore backup %s to %s: %w; run it again with --restore-id %s to continue", m.ID, options.Root, err, options.RestoreID)
+	}
+	if err := removeMark(mark); err != nil {
+		return fmt.Errorf("note that restore %s has ended: %w; all files are restored", options.RestoreID, err)
 	}
 	return a.printRestoredFiles(m, options, plan, result)
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat/internal/config"
+	"lifeboat/restore/node"
+	"lifeboat/restore/plane"
 	"lifeboat/storage/open"
 )
 
@@ -18,6 +20,10 @@ type app struct {
 	rand io.Reader
 
 	shown *progress // by listener
+
+	// What restores of a whole node work on; tests put others in their place.
+	machine func(root string) node.Machine                  // nil: this one
+	living  func(plane.LivingOptions) (plane.Health, error) // nil: the real control plane
 
 	configPath string
 	storeURL   string // read this store only
@@ -33,10 +39,11 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lifeboat",
 		Short: "Keep a Kubernetes control plane recoverable",
-		Long: `Lifeboat backs up etcd and a control-plane node's certificates, kubeconfigs and
-static manifests, proves the backups against the live cluster, encrypts them
-with age, commits them signed and chained to S3 or a directory, and restores
-them with nothing else alive.
+		Long: `Lifeboat backs up etcd, every change of it, and a control-plane node's
+certificates, kubeconfigs and static manifests, proves the backups against the
+live cluster, encrypts them with age, commits them signed and chained to S3 or a
+directory, and restores them, as they were at any second, with nothing else
+alive.
 
 See it at work, without any set-up:   lifeboat demo
 Begin:                                lifeboat init --help
@@ -62,8 +69,8 @@ When all is lost:                     lifeboat restore --help`,
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no warnings on standard error")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
-		newInit(a), newBackup(a), newList(a), newShow(a), newLs(a), newCat(a),
-		newVerify(a), newPrune(a), newExport(a), newImport(a), newCopy(a), newRekey(a), newRestore(a), newDoctor(a), newAgent(a), newDemo(a), newVersion(a),
+		newInit(a), newKit(a), newBackup(a), newRecord(a), newList(a), newShow(a), newLs(a), newCat(a),
+		newVerify(a), newPrune(a), newExport(a), newImport(a), newCopy(a), newRekey(a), newImages(a), newRestore(a), newDoctor(a), newAgent(a), newDemo(a), newVersion(a),
 	)
 	return root
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lifeboat/internal/doctor"
 	"lifeboat/internal/s3test"
@@ -107,5 +109,46 @@ func TestAnS3StoreIsFoundByTheEnvironmentAlone(t *testing.T) {
 	}
 	if strings.Contains(errs.String(), "not-the-secret-at-all") || strings.Contains(errs.String(), server.SecretKey) {
 		t.Errorf("a secret is shown: %s", errs)
+	}
+}
+
+func TestDoctorEndsSoonThoughAnS3StoreHangs(t *testing.T) {
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	asked := make(chan struct{}, 100)
+	go func() {
+		for {
+			c, err := deaf.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close() // and nothing else
+			asked <- struct{}{}
+		}
+	}()
+	s := newSite(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	s.edit("file://"+filepath.Join(s.dir, "store"), "s3://bucket/prod", `endpoint: ""`, "endpoint: http://"+deaf.Addr().String(), `region: ""`, "region: "+s3test.Region)
+	cmd, errs := s.process("doctor")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	select {
+	case <-asked:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the store is not asked\n%s", errs)
+	}
+	began := time.Now()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if took := time.Since(began); took > 4*time.Second || cmd.ProcessState.ExitCode() != exitCanceled {
+		t.Errorf("it ended after %s with %v\n%s", took, cmd.ProcessState, errs)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata" // for scripts that name a zone
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -80,6 +81,16 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 		_, err = etcdtest.Fill(context.Background(), client, etcdtest.FillOptions{First: first, Objects: n})
 		ts.Check(err)
 	},
+	// put URL KEY VALUE: puts one value.
+	"put": func(ts *testscript.TestScript, _ bool, args []string) {
+		client, err := etcdtest.NewClient(args[0])
+		ts.Check(err)
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, err = client.Put(ctx, args[1], args[2])
+		ts.Check(err)
+	},
 	// hashkv URL REVISION ENV: etcd's own hash of what it holds.
 	"hashkv": func(ts *testscript.TestScript, _ bool, args []string) {
 		client, err := etcdtest.NewClient(args[0])
@@ -92,6 +103,36 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 		answer, err := client.HashKV(ctx, args[0], revision)
 		ts.Check(err)
 		ts.Setenv(args[2], fmt.Sprint(answer.Hash))
+	},
+	// revision URL ENV: etcd's revision now.
+	"revision": func(ts *testscript.TestScript, _ bool, args []string) {
+		client, err := etcdtest.NewClient(args[0])
+		ts.Check(err)
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		answer, err := client.Get(ctx, "x")
+		ts.Check(err)
+		ts.Setenv(args[1], fmt.Sprint(answer.Header.Revision))
+	},
+	// localtime ENV: the clock on the wall, to the millisecond.
+	"localtime": func(ts *testscript.TestScript, _ bool, args []string) {
+		ts.Setenv(args[0], time.Now().Format("2006-01-02 15:04:05.000"))
+	},
+	// eventually SECONDS COMMAND ARGS...: the command succeeds within that time,
+	// tried again and again.
+	"eventually": func(ts *testscript.TestScript, _ bool, args []string) {
+		seconds, err := strconv.Atoi(args[0])
+		ts.Check(err)
+		for end := time.Now().Add(time.Duration(seconds) * time.Second); ; time.Sleep(300 * time.Millisecond) {
+			err := ts.Exec(args[1], args[2:]...)
+			if err == nil {
+				return
+			}
+			if time.Now().After(end) {
+				ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
+			}
+		}
 	},
 	// node DIR KIND: lays out a control-plane node's files.
 	"node": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
 )
 
 func newShow(a *app) *cobra.Command {
@@ -73,6 +74,12 @@ func (a *app) show(ctx context.Context, id string) error {
 	if h := b.Host; h != nil {
 		rows = append(rows, []string{"files", fmt.Sprintf("%d of node %s, %s", h.Files, h.Node, humanBytes(h.Bytes))})
 	}
+	if i := b.Images; i != nil {
+		rows = append(rows, []string{"images", fmt.Sprintf("%d of node %s, for %s, in %d blobs", len(i.Images), i.Node, i.Platform, len(i.Blobs))})
+		for _, image := range i.Images {
+			rows = append(rows, []string{"image", fmt.Sprintf("%s sha256:%s", image.Names[0], image.SHA256)})
+		}
+	}
 	for _, o := range b.Objects {
 		rows = append(rows, []string{"object", fmt.Sprintf("%s, %s, sha256 %s", o.Name, humanBytes(o.Size), o.SHA256)})
 	}
@@ -121,6 +128,14 @@ func (a *app) completeID(cmd *cobra.Command, args []string, _ string) ([]string,
 }
 
 func (a *app) completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completeBackups(cmd, func(b repository.Backup) string {
+		return fmt.Sprintf("%s, %s", b.Chain, b.Created.Format(time.RFC3339))
+	})
+}
+
+// completeBackups offers the ids of backups with a description of each; of those
+// whose description is empty it offers none.
+func (a *app) completeBackups(cmd *cobra.Command, describe func(repository.Backup) string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
 	defer cancel()
 	a.quiet = true
@@ -130,7 +145,9 @@ func (a *app) completeIDs(cmd *cobra.Command, _ []string, _ string) ([]string, c
 	}
 	var ids []string
 	for _, b := range backups {
-		ids = append(ids, fmt.Sprintf("%s\t%s, %s", b.ID, b.Chain, b.Created.Format(time.RFC3339)))
+		if text := describe(b); text != "" {
+			ids = append(ids, fmt.Sprintf("%s\t%s", b.ID, text))
+		}
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +18,7 @@ import (
 
 func newVerify(a *app) *cobra.Command {
 	var deep bool
+	var point pointFlags
 	cmd := &cobra.Command{
 		Use:   "verify [ID...]",
 		Short: "Check signatures, chains and stored bytes",
@@ -29,22 +29,33 @@ With ids, only those backups' bytes are read; chains are always checked whole.
 --deep also unseals each backup into scratch and checks the etcd file's hash
 trailer, pages, revision and HashKV, or the archive and every file in it. That
 proves backups which could not be proved at capture; where this machine may
-sign, the proof is committed to the chain.
+sign, the proof is committed to the chain. The changes that were recorded after
+each full are applied to it, up to the next full or as far as they reach, and
+HashKV must then be what etcd's members gave. With --at or --revision, that
+state alone is made and proved.
+
+A warning tells of an encryption key that the newest snapshot needs and that the
+newest backups of nodes' files lack.
 
 Exit code 3 means that something was lost, damaged or tampered with; each
 object concerned stands on a line of its own. Harmless notes that say the same,
 such as what a prune is still to delete, are one line; -o json has each object.`,
 		Example: `  lifeboat verify
   lifeboat verify --deep --identity recovery.key
+  lifeboat verify --deep --identity recovery.key --at "yesterday 14:00"
   lifeboat verify 3k7q --store file:///mnt/usb --cluster prod-eu1 --trust trust`,
 		ValidArgsFunction: a.completeIDs,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args, deep) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args, deep, point) },
 	}
 	cmd.Flags().BoolVar(&deep, "deep", false, "unseal and check the contents too; needs --identity")
+	point.addEtcd(a, cmd)
 	a.readFlags(cmd)
 	a.identityFlag(cmd, false)
 	a.outputFlag(cmd)
 	check(cmd, func() error {
+		if point.given() && (!deep || len(cmd.Flags().Args()) > 0) {
+			return fmt.Errorf("%w: --at, --revision and --backup go with --deep, and without ids", errUsage)
+		}
 		if deep && len(a.identities) == 0 {
 			return fmt.Errorf("%w: --deep unseals, which needs --identity FILE", errUsage)
 		}
@@ -63,6 +74,7 @@ type verifyJSON struct {
 	Bytes     int64                `json:"bytes"`
 	Deep      []deepJSON           `json:"deep"`
 	Problems  []repository.Problem `json:"problems"`
+	Warnings  []string             `json:"warnings"` // what is whole, but not enough
 }
 
 type deepJSON struct {
@@ -72,9 +84,12 @@ type deepJSON struct {
 	Error    string         `json:"error,omitempty"`
 	Proved   bool           `json:"proved"` // by this verification
 	Warnings []string       `json:"warnings"`
+	Point    *pointJSON     `json:"point,omitempty"`   // the furthest state that was made
+	Applied  *appliedJSON   `json:"applied,omitempty"` // the segments that led there
+	beyond   string
 }
 
-func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
+func (a *app) verify(ctx context.Context, ids []string, deep bool, point pointFlags) error {
 	identities, err := a.loadIdentities(ctx)
 	if err != nil {
 		return err
@@ -86,17 +101,13 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 	options := restore.DeepOptions{Identities: identities, Scratch: filepath.Join(s.Config.StateDir, "scratch"), Now: a.now, Events: a.listener()}
 	results, errs := []verifyJSON{}, []error{}
 	for _, o := range s.Stores {
-		result := verifyJSON{Store: o.URL, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}}
+		result := verifyJSON{Store: o.URL, Chains: []manifest.Chain{}, Problems: []repository.Problem{}, Deep: []deepJSON{}, Warnings: []string{}}
 		err := o.Err
 		if err == nil && s.Memory == nil { // nothing tells an empty store from a wrong one
 			err = o.Repository.Require(ctx)
 		}
 		if err == nil {
-			err = a.verifyStore(ctx, o.Repository, ids, &result)
-		}
-		// One damaged object is no reason to leave all others unopened.
-		if deep && (err == nil || errors.Is(err, repository.ErrVerification)) {
-			err = errors.Join(err, a.verifyDeep(ctx, o.Repository, prover, ids, options, &result))
+			err = a.verifyIn(ctx, o.Repository, ids, deep, point, prover, options, &result)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -112,6 +123,34 @@ func (a *app) verify(ctx context.Context, ids []string, deep bool) error {
 		a.printVerify(results)
 	}
 	return errors.Join(errs...)
+}
+
+// verifyIn verifies what one store holds.
+func (a *app) verifyIn(ctx context.Context, repo *repository.Repository, ids []string, deep bool, flags pointFlags, prover *manifest.Writer, options restore.DeepOptions, result *verifyJSON) error {
+	var route *repository.Route
+	if flags.given() {
+		point, chain, err := flags.point(ctx, repo, flags.chain())
+		if err != nil {
+			return err
+		}
+		if route, err = repo.Route(ctx, chain, point); err != nil {
+			return err
+		}
+		ids = []string{string(route.Base.ID)} // and of the segments every byte is read when they are applied
+	}
+	err := a.verifyStore(ctx, repo, ids, result)
+	if err == nil && len(ids) == 0 {
+		keys, keysErr := repo.KeyCoverage(ctx)
+		for _, g := range keys.Gaps {
+			result.Warnings = append(result.Warnings, manifest.Line(g.String()))
+		}
+		err = keysErr
+	}
+	// One damaged object is no reason to leave all others unopened.
+	if !deep || err != nil && !errors.Is(err, repository.ErrVerification) {
+		return err
+	}
+	return errors.Join(err, a.verifyDeep(ctx, repo, prover, ids, route, options, result))
 }
 
 // openToProve opens the stores, and says who may sign proofs of what a deep
@@ -158,37 +197,6 @@ func (a *app) verifyStore(ctx context.Context, repo *repository.Repository, pref
 	return report.Err()
 }
 
-// verifyDeep unseals one backup after the other, and goes on past bad ones.
-func (a *app) verifyDeep(ctx context.Context, repo *repository.Repository, prover *manifest.Writer, ids []string, options restore.DeepOptions, result *verifyJSON) error {
-	backups, _, err := repo.Backups(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, b := range backups {
-		if len(ids) > 0 && !begins(string(b.ID), ids) {
-			continue
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		report, err := restore.DeepVerify(ctx, repo, b.Manifest, options)
-		d := deepJSON{ID: b.ID, Chain: b.Chain, OK: err == nil, Warnings: []string{}}
-		if err != nil {
-			d.Error = err.Error()
-			errs = append(errs, err)
-		} else {
-			d.Warnings = orEmpty(report.Warnings)
-			if report.Proof != nil && prover != nil && !b.Proved {
-				d.Proved, err = true, a.commitProof(ctx, repo, *prover, b, report.Proof)
-				errs = append(errs, err)
-			}
-		}
-		result.Deep = append(result.Deep, d)
-	}
-	return errors.Join(errs...)
-}
-
 func begins(id string, prefixes []string) bool {
 	for _, prefix := range prefixes {
 		if strings.HasPrefix(id, prefix) {
@@ -198,36 +206,23 @@ func begins(id string, prefixes []string) bool {
 	return false
 }
 
-// commitProof appends to the chain that a backup was proved after its commit.
-func (a *app) commitProof(ctx context.Context, repo *repository.Repository, prover manifest.Writer, b repository.Backup, proof *manifest.Proof) error {
-	id, err := manifest.NewID(a.rand)
-	if err != nil {
-		return err
-	}
-	_, err = repo.Commit(ctx, &manifest.Manifest{
-		Chain: b.Chain, Kind: manifest.KindProof, ID: id, Writer: prover, Proof: proof,
-		Created: a.now().UTC().Truncate(time.Millisecond),
-	})
-	if err != nil {
-		return fmt.Errorf("commit the proof of %s: %w", b.ID, err)
-	}
-	return nil
-}
-
 func (a *app) printVerify(results []verifyJSON) {
 	for _, r := range results {
 		for _, p := range repository.Failures(r.Problems) {
 			fmt.Fprintf(a.out, "PROBLEM  %s\n", p)
 		}
 		printNotes(a.out, r.Problems)
+		for _, w := range r.Warnings {
+			fmt.Fprintf(a.out, "warning  %s\n", w)
+		}
 		for _, d := range r.Deep {
 			switch {
 			case !d.OK:
 				fmt.Fprintf(a.out, "PROBLEM  %s %s: %s\n", d.Chain, d.ID, d.Error)
 			case d.Proved:
-				fmt.Fprintf(a.out, "%s %s: whole, and now proved\n", d.Chain, d.ID)
+				fmt.Fprintf(a.out, "%s %s: whole, and now proved%s\n", d.Chain, d.ID, d.beyond)
 			default:
-				fmt.Fprintf(a.out, "%s %s: whole\n", d.Chain, d.ID)
+				fmt.Fprintf(a.out, "%s %s: whole%s\n", d.Chain, d.ID, d.beyond)
 			}
 			for _, w := range d.Warnings {
 				fmt.Fprintf(a.out, "  warning: %s\n", w)

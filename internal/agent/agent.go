@@ -9,6 +9,7 @@ import (
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/events"
+	"lifeboat/internal/manifest"
 	"lifeboat/internal/status"
 )
 
@@ -63,12 +64,16 @@ type Agent struct {
 	config       *config.Config
 	board        *board
 	jobs         map[target]*job
+	recorders    map[manifest.Chain]*recorder
+	recordLanes  map[manifest.Chain]chan struct{}
 	certificates []status.Certificate
 	certificate  string        // why they could not be read
 	refused      string        // why the last configuration offered was not taken
 	changed      chan struct{} // closed and replaced when a decision may be another one
 	start        func(*job)    // while Run runs
-	once         bool
+
+	startRecorder func(*recorder) // while Run runs
+	once          bool
 }
 
 // New makes an agent and reads its journal. It starts nothing.
@@ -93,7 +98,8 @@ func newAgent(o Options, s shelf) (*Agent, error) {
 		works: o.Works, cluster: o.Cluster, version: o.Version, wall: o.Wall, events: o.Events, onRun: o.OnRun,
 		refresh: orDefault(o.Refresh, defaultRefresh), bye: orDefault(o.Farewell, defaultFarewell),
 		origin: time.Now(), started: o.Wall(), journal: openJournal(s), look: newGate(), certs: newGate(),
-		config: o.Config, board: newBoard(storeURLs(o.Config)), jobs: map[target]*job{}, changed: make(chan struct{}),
+		config: o.Config, board: newBoard(storeURLs(o.Config)), jobs: map[target]*job{},
+		recorders: map[manifest.Chain]*recorder{}, recordLanes: map[manifest.Chain]chan struct{}{}, changed: make(chan struct{}),
 		lanes: map[status.Kind]chan struct{}{},
 	}
 	for _, kind := range order {
@@ -104,6 +110,7 @@ func newAgent(o Options, s shelf) (*Agent, error) {
 		return nil, err
 	}
 	a.setJobs(jobs)
+	a.setRecorders(o.Config)
 	return a, nil
 }
 
@@ -142,12 +149,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, j := range a.jobs {
 		a.start(j)
 	}
+	a.startRecorder = func(r *recorder) { group.Go(func() { a.keepRecording(ctx, r) }) }
+	for _, r := range a.recorders {
+		a.startRecorder(r)
+	}
 	a.mu.Unlock()
 	group.Go(func() { a.keepLooking(ctx) })
 
 	<-ctx.Done()
 	a.mu.Lock()
-	a.start = nil
+	a.start, a.startRecorder = nil, nil
 	a.mu.Unlock()
 	group.Wait() // each of them waits for its work for a.bye and no longer
 	close(quiet)
@@ -168,6 +179,11 @@ func (a *Agent) stuck() error {
 	for _, j := range a.sorted() {
 		if j.stuck {
 			errs = append(errs, fmt.Errorf("%s did not stop when told to", j.target))
+		}
+	}
+	for _, r := range a.recorders {
+		if r.state.Running {
+			errs = append(errs, fmt.Errorf("the recorder of %s did not stop when told to", r.chain))
 		}
 	}
 	return errors.Join(errs...)
@@ -214,6 +230,7 @@ func (a *Agent) Reload(ctx context.Context, c *config.Config) error {
 	a.mu.Lock()
 	a.config, a.refused = c, ""
 	a.setJobs(jobs)
+	a.setRecorders(c)
 	a.wake()
 	a.mu.Unlock()
 	a.lookNow(ctx)

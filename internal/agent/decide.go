@@ -86,6 +86,9 @@ type question struct {
 	failures int           // in a row
 	failed   time.Duration // when the last of them ended
 
+	wanted     string        // why this agent's recorder asked for a full; empty: it did not
+	wantedFrom time.Duration // when one may be taken
+
 	due     bool          // it was due when last asked
 	noticed time.Duration // since when
 	rank    int           // in the order of turns; 0 goes first
@@ -109,10 +112,18 @@ func decide(q question) answer {
 	switch {
 	case q.idle != "":
 		return answer{wait: forever, why: q.idle}
-	case q.slot.never:
+	case q.slot.never && q.wanted == "":
 		return answer{wait: forever, why: "its schedule never comes"}
 	}
 	start, why := q.start()
+	if q.wanted != "" {
+		if q.wantedFrom < start {
+			start, why = q.wantedFrom, "due: "+q.wanted
+		}
+		if q.wantedFrom <= q.mono {
+			q.rank = 0 // nobody else knows of it, so there is no turn to wait for
+		}
+	}
 	if start > q.mono {
 		return q.later(start, why, false)
 	}
@@ -138,6 +149,9 @@ func decide(q question) answer {
 
 // start is when the job is due.
 func (q question) start() (at time.Duration, why string) {
+	if q.slot.never {
+		return forever, ""
+	}
 	if q.slot.at.IsZero() {
 		if q.due {
 			return q.noticed, "due: there is none yet"

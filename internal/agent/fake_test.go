@@ -20,6 +20,7 @@ type fake struct {
 	full     func(context.Context) (*Outcome, error)
 	files    func(context.Context) (*Outcome, error)
 	verify   func([]manifest.Chain) (*Outcome, error)
+	record   func(context.Context, Recording) error
 	certs    []status.Certificate
 	reload   error
 }
@@ -74,6 +75,15 @@ func (f *fake) Files(ctx context.Context) (*Outcome, error) {
 	return f.files(ctx)
 }
 
+func (f *fake) Record(ctx context.Context, cluster string, r Recording) error {
+	f.note("record " + cluster)
+	if f.record == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.record(ctx, r)
+}
+
 func (f *fake) Verify(_ context.Context, chains []manifest.Chain) (*Outcome, error) {
 	f.note("verify")
 	if f.verify == nil {
@@ -103,6 +113,7 @@ func testConfig(t *testing.T) *config.Config {
 	c.Etcd = []config.Etcd{{Name: "main"}}
 	c.Stores = []config.Store{config.DefaultStore("s3://a")}
 	c.Schedule = config.Schedule{Full: "0 */6 * * *"}
+	c.Segments.Interval = 0 // tests of the recorder turn it on
 	return c
 }
 

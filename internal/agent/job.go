@@ -63,10 +63,11 @@ type job struct {
 	due      bool
 	noticed  time.Duration // when it came due
 	standing *Standing     // as asked since then; nil: not yet
-	asked    time.Duration // when
+	stood    time.Duration // when
 	last     *success      // of this process
 	lost     int           // successes in a row that were not in the stores afterwards
 	differ   int           // members whose data differ, at the last full
+	asked    asked         // a full that a recorder asked for
 
 	open struct { // slotAfter's last result
 		slot
@@ -214,7 +215,7 @@ func (a *Agent) settled(ctx context.Context, j *job) bool {
 		standing = &Standing{}
 	}
 	a.mu.Lock()
-	j.standing, j.asked = standing, a.mono()
+	j.standing, j.stood = standing, a.mono()
 	a.mu.Unlock()
 	answer, _ = a.ask(j)
 	return answer.run && ctx.Err() == nil
@@ -250,7 +251,7 @@ func (a *Agent) ask(j *job) (answer, <-chan struct{}) {
 // doubtful says that a full's slot is open only for an agent with quorum, and
 // that this one had none when last asked: it keeps that for a while.
 func (a *Agent) doubtful(j *job, mono time.Duration) bool {
-	return j.standing != nil && !j.standing.Quorum && mono-j.asked < a.refresh
+	return j.standing != nil && !j.standing.Quorum && mono-j.stood < a.refresh
 }
 
 // question gathers what a decision rests on. The caller holds a.mu.
@@ -284,6 +285,9 @@ func (a *Agent) question(j *job, now time.Time) question {
 		newest = time.Time{} // no watchdog lives long enough to tell that the time is wrong
 	}
 	q.slot = j.slot(jitter, newest, now)
+	if j.kind == status.Full && a.wanted(j) {
+		q.wanted, q.wantedFrom = j.asked.reason, j.wantedFrom()
+	}
 	a.tweaks.question(&q)
 	return q
 }

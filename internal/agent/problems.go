@@ -42,6 +42,7 @@ func (a *Agent) problems(s *status.Status) []status.Problem {
 			aboutTruth(&f, c)
 		}
 	}
+	a.aboutRecorders(&f, s)
 	a.aboutRuns(&f, s)
 	aboutCertificates(&f, s)
 	slices.SortStableFunc(f, func(x, y status.Problem) int {

@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-// TestASeedRepeatsAWorld lives the same worlds several times over: what one
+// TestASeedRepeatsItsSimulation lives the same worlds several times over: what one
 // seed found once it finds again. Goroutines that wake at the same moment run
 // in any order, and no world may depend on it.
-func TestASeedRepeatsAWorld(t *testing.T) {
+func TestASeedRepeatsItsSimulation(t *testing.T) {
 	seeds := []uint64{1, 2, 4, 5, 77, 123}
 	if testing.Short() {
 		seeds = seeds[:2]

@@ -230,6 +230,11 @@ func (a *storedAgent) Standing(context.Context, string) (*Standing, error) {
 	return &Standing{Rank: place.Rank, Quorum: true, First: place.First}, nil
 }
 
+func (a *storedAgent) Record(ctx context.Context, _ string, _ Recording) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (a *storedAgent) Full(ctx context.Context, _ string) (*Outcome, error) {
 	id, err := manifest.NewID(a.world)
 	if err != nil {

@@ -430,5 +430,10 @@ func (s simWorks) Prune(ctx context.Context) (*Outcome, error) {
 	return &Outcome{}, nil
 }
 
+func (s simWorks) Record(ctx context.Context, _ string, _ Recording) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (s simWorks) Certificates(context.Context) ([]status.Certificate, error) { return nil, nil }
 func (s simWorks) Reload(context.Context, *config.Config) error               { return nil }

@@ -23,6 +23,7 @@ func (a *Agent) Status() *status.Status {
 		Chains:       a.chainStatus(),
 		Stores:       []status.Store{},
 		Jobs:         a.jobStatus(now),
+		Recorders:    a.recorderStatus(),
 		Runs:         slices.Clone(a.journal.runs()),
 		Certificates: slices.SortedFunc(slices.Values(a.certificates), sooner),
 	}

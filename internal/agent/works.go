@@ -28,6 +28,11 @@ type Works interface {
 	Full(ctx context.Context, cluster string) (*Outcome, error)
 	Files(ctx context.Context) (*Outcome, error)
 
+	// Record records the changes of one etcd cluster until ctx ends, or stands
+	// by while another agent does. Any other end is a failure, and it is called
+	// again.
+	Record(ctx context.Context, cluster string, r Recording) error
+
 	// Verify reads every stored byte of the chains, in every store.
 	Verify(ctx context.Context, chains []manifest.Chain) (*Outcome, error)
 

@@ -21,6 +21,7 @@ import (
 	"lifeboat/backup/etcd"
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/etcdtest/cluster"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/restore/datadir"
@@ -68,7 +69,7 @@ func bigMember(b *testing.B, dir string) *cluster.Cluster {
 	if err != nil {
 		b.Fatal(err)
 	}
-	port, err := etcdtest.FreePort()
+	port, err := freeport.Take()
 	if err != nil {
 		b.Fatal(err)
 	}

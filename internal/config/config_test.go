@@ -60,10 +60,12 @@ func TestMissingKeysKeepTheirDefaults(t *testing.T) {
 
 func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 	good := "cluster: a\nstores:\n  - url: file:///x\nrecipients: [age1x]\n"
-	if _, err := Parse([]byte(good)); err != nil {
+	if _, err := Parse([]byte(good + "segments: {spoolBytes: 16777216, maxBytes: 4194304}\n")); err != nil {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct{ text, want string }{
+		"a tiny spool":               {good + "segments:\n  spoolBytes: 16777215\n", "line 6: segments.spoolBytes: 16777215, want 16777216 (16 MiB) or more"},
+		"a segment that fills it":    {good + "segments:\n  spoolBytes: 16777216\n  maxBytes: 4194305\n", "line 7: segments.maxBytes: 4194305, want 4194304 at the most, a quarter of segments.spoolBytes"},
 		"an unknown key":             {good + "shedule: {}\n", "line 5: field shedule is unknown"},
 		"an unknown nested key":      {good + "host:\n  rot: /\n", "line 6: field rot is unknown"},
 		"a key that stands twice":    {good + "cluster: b\n", "line 5"},

@@ -17,6 +17,10 @@ import (
 // maxBytes is far above any real configuration.
 const maxBytes = 1 << 20
 
+// minSpool is what a recorder needs in bytes: etcd's largest transactions by
+// far, and room for what comes while one is sealed.
+const minSpool = 16 << 20
+
 // Load reads a configuration file. Relative paths become relative to the
 // file's folder. Errors name the file and, where there is one, the line; all
 // but those of reading wrap ErrInvalid.
@@ -165,6 +169,10 @@ func (c *Config) check(where func(string) string) error {
 		return complain("stateDir", "name a folder")
 	case c.Segments.Interval < 0 || c.Segments.MaxBytes <= 0 || c.Segments.SpoolBytes <= 0:
 		return complain("segments", "intervals and sizes can't be negative, sizes not 0")
+	case c.Segments.SpoolBytes < minSpool:
+		return complain("segments.spoolBytes", "%d, want %d (16 MiB) or more: changes wait there for the stores, and are kept to be rolled up", c.Segments.SpoolBytes, minSpool)
+	case c.Segments.MaxBytes > c.Segments.SpoolBytes/4:
+		return complain("segments.maxBytes", "%d, want %d at the most, a quarter of segments.spoolBytes: the spool holds what a segment is made of until every store has it", c.Segments.MaxBytes, c.Segments.SpoolBytes/4)
 	case c.Proof.MaxStall < 0:
 		return complain("proof.maxStall", "%s is negative", c.Proof.MaxStall)
 	case min(c.Retention.Hourly, c.Retention.Daily, c.Retention.Weekly, c.Retention.Monthly) < 0 || c.Retention.PointInTime < 0:

@@ -13,11 +13,13 @@ import (
 	"lifeboat/backup/etcd"
 	"lifeboat/backup/host"
 	"lifeboat/internal/etcdtest"
+	"lifeboat/internal/freeport"
 	"lifeboat/internal/kit"
 	"lifeboat/internal/kubefixture"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/segment"
 	"lifeboat/restore"
 	"lifeboat/restore/files"
 	"lifeboat/storage/local"
@@ -25,12 +27,12 @@ import (
 
 // live makes the node's files, and an etcd with objects in it.
 func (s *story) live(ctx context.Context) (string, error) {
-	port, err := etcdtest.FreePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return "", err
 	}
 	endpoint := fmt.Sprintf("http://127.0.0.1:%d", port)
-	if err := kubefixture.Build(s.root(), kubefixture.Options{Node: node, EtcdEndpoints: []string{endpoint}, Now: s.Now()}); err != nil {
+	if err := kubefixture.Build(s.root(), kubefixture.Options{Node: node, EtcdEndpoints: []string{endpoint}, EtcdVersion: etcdtest.EmbeddedVersion, Now: s.Now()}); err != nil {
 		return "", err
 	}
 	// What the fixture has for captures to pass by: a dummy of a database, and
@@ -94,8 +96,9 @@ func (s *story) setUp(context.Context) (string, error) {
 		Stores:    []backup.Store{{URL: s.repo.Name(), Repository: s.repo}},
 		MinStores: 1, Recipients: recipients, RecipientNames: s.kit.Config.Recipients, Writer: writer,
 		Scratch: filepath.Join(s.kit.Config.StateDir, "scratch"), StoreStall: time.Minute,
-		Now: s.Now, Rand: s.Rand, Events: s.Events,
+		Now: s.Now, Rand: s.Rand, Events: s.Events, Marker: segment.NewMarker(signer.MarkKey()),
 	}
+	s.signer = signer
 	return fmt.Sprintf("cluster %s, sealed for %.14s..., etcd found in the static pods", s.kit.Cluster, s.kit.Recipient), s.repo.Init(context.Background())
 }
 
@@ -124,15 +127,16 @@ func (s *story) backUpEtcd(ctx context.Context) (string, error) {
 		return "", err
 	}
 	s.full = result.Manifest
-	// Ask etcd itself as well: the proof at the end is against this answer.
-	if s.hash, err = s.liveHash(ctx); err != nil {
+	// Ask etcd itself as well.
+	hash, err := s.liveHash(ctx, s.full.Etcd.Revision)
+	if err != nil {
 		return "", err
 	}
-	if s.hash != s.full.Etcd.HashKV {
-		return "", fmt.Errorf("etcd says HashKV %d, the backup %d", s.hash, s.full.Etcd.HashKV)
+	if hash != s.full.Etcd.HashKV {
+		return "", fmt.Errorf("etcd says HashKV %d, the backup %d", hash, s.full.Etcd.HashKV)
 	}
 	o := s.full.Objects[0]
-	return fmt.Sprintf("revision %d, %s sealed to %s; HashKV %08x equals the live etcd's", s.full.Etcd.Revision, size(o.PlainSize), size(o.Size), s.hash), nil
+	return fmt.Sprintf("revision %d, %s sealed to %s; HashKV %08x equals the live etcd's", s.full.Etcd.Revision, size(o.PlainSize), size(o.Size), hash), nil
 }
 
 func (s *story) backUpFiles(ctx context.Context) (string, error) {
@@ -229,7 +233,7 @@ func (s *story) restoreEtcd(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	port, err := etcdtest.FreePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return "", err
 	}
@@ -237,6 +241,7 @@ func (s *story) restoreEtcd(ctx context.Context) (string, error) {
 	plan, err := restore.PlanEtcd(ctx, s.repo, restore.EtcdOptions{
 		Identities: identities, DataDir: s.dataDir(), Name: node,
 		PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", port)},
+		Point:    repository.Point{Revision: s.good},
 		Bump:     &noBump, AsideDir: s.aside(), Now: s.Now, Rand: s.Rand,
 	})
 	if err != nil {
@@ -245,7 +250,7 @@ func (s *story) restoreEtcd(ctx context.Context) (string, error) {
 	if err := plan.Execute(ctx, s.Events); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s checked page by page, a new member with a fresh token (no revision bump, to compare hashes)", size(plan.Result.Bytes)), nil
+	return fmt.Sprintf("%s: the full backup and %d changes, to before the mistake; no revision bump, to compare hashes", size(plan.Result.Bytes), s.good-s.full.Etcd.Revision), nil
 }
 
 func (s *story) startAgain(context.Context) (string, error) {
@@ -259,12 +264,12 @@ func (s *story) startAgain(context.Context) (string, error) {
 
 // prove compares etcd's own hash and every file with what they were.
 func (s *story) prove(ctx context.Context) (string, error) {
-	hash, err := s.liveHash(ctx)
+	hash, err := s.liveHash(ctx, s.good)
 	if err != nil {
 		return "", err
 	}
 	if hash != s.hash {
-		return "", fmt.Errorf("etcd says HashKV %08x at revision %d, and said %08x before the disaster", hash, s.full.Etcd.Revision, s.hash)
+		return "", fmt.Errorf("etcd says HashKV %08x at revision %d, and said %08x before the disaster", hash, s.good, s.hash)
 	}
 	tree, err := readTree(s.root(), s.dataDir())
 	if err != nil {
@@ -273,17 +278,17 @@ func (s *story) prove(ctx context.Context) (string, error) {
 	if err := compare(s.tree, tree); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("HashKV %08x at revision %d, as before; %d files and folders identical", hash, s.full.Etcd.Revision, len(tree)), nil
+	return fmt.Sprintf("HashKV %08x at revision %d, as before the mistake; %d files and folders identical", hash, s.good, len(tree)), nil
 }
 
-// liveHash asks the running etcd for its HashKV at the backup's revision.
-func (s *story) liveHash(ctx context.Context) (uint32, error) {
+// liveHash asks the running etcd for its HashKV at a revision.
+func (s *story) liveHash(ctx context.Context, revision manifest.Revision) (uint32, error) {
 	client, err := s.etcd.Client()
 	if err != nil {
 		return 0, err
 	}
 	defer client.Close()
-	answer, err := client.HashKV(ctx, s.etcd.Endpoint, int64(s.full.Etcd.Revision))
+	answer, err := client.HashKV(ctx, s.etcd.Endpoint, int64(revision))
 	if err != nil {
 		return 0, fmt.Errorf("ask etcd for its HashKV: %w", err)
 	}

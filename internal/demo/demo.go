@@ -1,6 +1,7 @@
 // Package demo tells lifeboat's whole story on one machine, with nothing set
-// up: an etcd and a control-plane node's files are backed up, destroyed,
-// restored, and proved to be what they were.
+// up: an etcd and a control-plane node's files are backed up, changes recorded,
+// all is destroyed, restored to the moment before a mistake, and proved to be
+// what it was.
 //
 // It uses the same packages as the commands do; only etcd (embedded, on
 // loopback) and the node (internal/kubefixture) are made up. Start at Run.
@@ -81,6 +82,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 		{"keys and configuration", s.setUp},
 		{"backup of etcd", s.backUpEtcd},
 		{"backup of the node's files", s.backUpFiles},
+		{"changes, and a mistake", s.recordChanges},
 		{"verification", s.verify},
 		{"the disaster", s.destroy},
 		{"restore of the files", s.restoreFiles},
@@ -136,8 +138,10 @@ type story struct {
 	runner *backup.Runner
 
 	full, files *manifest.Manifest
-	hash        uint32           // HashKV as the live etcd answered
-	tree        map[string]entry // the node's files as they were
+	signer      *manifest.Signer
+	good        manifest.Revision // the last before the mistake
+	hash        uint32            // HashKV of good, as the live etcd answered
+	tree        map[string]entry  // the node's files as they were
 }
 
 func (s *story) say(format string, args ...any) { fmt.Fprintf(s.Out, format, args...) }
@@ -166,22 +170,23 @@ func (s *story) goOn() {
 Everything is still in %s. To go on by hand:
 
   lifeboat list %s
+  lifeboat list --points %s
   lifeboat show %s %s
   lifeboat verify --deep %s %s
   lifeboat ls %s %s %s
   lifeboat cat %s etc/kubernetes/admin.conf %s %s
   lifeboat restore files %s %s --node %s --root $(mktemp -d)
-  lifeboat restore etcd %s %s --data-dir %s --name %s --peer-url http://127.0.0.1:2380
-  lifeboat export %s %s --out %s
+  lifeboat restore etcd --revision %d %s %s --data-dir %s --name %s --peer-url http://127.0.0.1:2380
+  lifeboat export --revision %d %s %s --out %s
 
 Or without lifeboat:
 
   age -d -i %s %s | zstd -d | tar tv
 `, "\n  lifeboat ", "\n  "+strings.ReplaceAll(program, "%", "%%")+" "), s.dir,
-		config, s.full.ID, config, config, identity,
+		config, config, s.full.ID, config, config, identity,
 		s.files.ID, config, identity, s.files.ID, config, identity,
 		config, identity, node,
-		config, identity, filepath.Join(s.dir, "etcd-by-hand"), node,
-		config, identity, filepath.Join(s.dir, "snapshot.db"),
+		s.good, config, identity, filepath.Join(s.dir, "etcd-by-hand"), node,
+		s.good, config, identity, filepath.Join(s.dir, "snapshot.db"),
 		s.kit.IdentityPath, filepath.Join(s.store(), s.kit.Cluster, s.files.Objects[0].Name))
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"lifeboat/internal/etcdtest"
 )
 
 func options(t *testing.T, out *bytes.Buffer) Options {
@@ -23,7 +25,7 @@ func TestTheStoryEndsWellAndLeavesNothing(t *testing.T) {
 	if err := Run(t.Context(), opts); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	for _, want := range []string{"HashKV", "identical", "Everything is back"} {
+	for _, want := range []string{"HashKV", "objects deleted", "as before the mistake", "identical", "Everything is back"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the story does not say %q:\n%s", want, out.String())
 		}
@@ -53,6 +55,11 @@ func TestAKeptStoryStaysWithItsCommands(t *testing.T) {
 	opts.Keep = filepath.Join(t.TempDir(), "kept")
 	if err := Run(t.Context(), opts); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
+	}
+	// Else a restore of the control plane would be refused: its etcd would be too old.
+	pod, err := os.ReadFile(filepath.Join(opts.Keep, "node/etc/kubernetes/manifests/etcd.yaml"))
+	if err != nil || !strings.Contains(string(pod), "etcd:"+etcdtest.EmbeddedVersion+"-") {
+		t.Errorf("the static pod's image is not of etcd %s: %v", etcdtest.EmbeddedVersion, err)
 	}
 	for _, name := range []string{"store", "node/etc/kubernetes/admin.conf", "node/var/lib/etcd/member", "lifeboat/config.yaml", "lifeboat/recovery.key"} {
 		if _, err := os.Stat(filepath.Join(opts.Keep, name)); err != nil {

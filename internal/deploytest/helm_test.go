@@ -126,11 +126,46 @@ func checkMounts(t *testing.T, file string, p object) {
 		t.Errorf("%s: %d mounts of %d volumes", file, len(p.list("containers.0.volumeMounts")), len(volumes))
 	}
 	// Else the agent would see, and could change, every other pod's volumes.
-	for _, want := range []string{"/host/var/lib/kubelet/pods", "/host/var/lib/kubelet/plugins"} {
-		if named(volumes, "host-root") == nil && !slices.Contains(hidden, want) {
-			t.Errorf("%s: the pods see %s", file, want)
+	if named(volumes, "host-root") != nil {
+		return
+	}
+	kubelets := 0
+	for _, kubelet := range []string{"/var/lib/kubelet", "/var/lib/k0s/kubelet"} {
+		if !slices.ContainsFunc(volumes, func(v object) bool {
+			folder, ok := v.at("hostPath.path").(string)
+			return ok && (kubelet == folder || strings.HasPrefix(kubelet, strings.TrimSuffix(folder, "/")+"/"))
+		}) {
+			continue
+		}
+		kubelets++
+		for _, want := range []string{"/host" + kubelet + "/pods", "/host" + kubelet + "/plugins"} {
+			if !slices.Contains(hidden, want) {
+				t.Errorf("%s: the pods see %s", file, want)
+			}
 		}
 	}
+	if kubelets == 0 {
+		t.Errorf("%s: kubelet's own files are not there", file)
+	}
+}
+
+// What the documents say to write for k0s is what is checked above.
+func TestTheValuesForK0sAreTheDocuments(t *testing.T) {
+	const line = "- {path: /var/lib/k0s, propagation: HostToContainer, hide: [kubelet/pods, kubelet/plugins]}\n"
+	for name, file := range map[string]string{"the example": readText(t, deploy("helm", "lifeboat", "ci", "k0s-values.yaml")), "docs/deploy.md": readText(t, filepath.Join("..", "..", "docs", "deploy.md")), "values.yaml": readText(t, deploy("helm", "lifeboat", "values.yaml"))} {
+		if !strings.Contains(file, line) {
+			t.Errorf("%s lacks %s", name, line)
+		}
+	}
+}
+
+func readText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // checkMemory: the collector's limit is below the container's.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"lifeboat/internal/etcdtest"
+	"lifeboat/internal/freeport"
 )
 
 // plane is a real kube-apiserver with its etcd and nothing else: no
@@ -35,17 +36,24 @@ type plane struct {
 	token  string // of a user in system:masters
 	ca     string // file
 	client *http.Client
+	stop   func() // ends the API server, and returns when it has ended
 }
 
 func startPlane(t *testing.T) *plane {
 	t.Helper()
-	dir := t.TempDir()
-	member, err := etcdtest.StartEmbedded(filepath.Join(dir, "etcd"), etcdtest.EmbeddedOptions{NoSync: true})
+	member, err := etcdtest.StartEmbedded(filepath.Join(t.TempDir(), "etcd"), etcdtest.EmbeddedOptions{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = member.Close() })
-	port, err := etcdtest.FreePort()
+	return startAPIServer(t, member.Endpoint)
+}
+
+// startAPIServer starts an API server on an etcd that is there.
+func startAPIServer(t *testing.T, etcd string, flags ...string) *plane {
+	t.Helper()
+	dir := t.TempDir()
+	port, err := freeport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,12 +80,12 @@ func startPlane(t *testing.T) *plane {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(tool(t, filepath.Join("kube", "kube-apiserver")),
-		"--etcd-servers="+member.Endpoint, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--advertise-address=127.0.0.1",
-		"--cert-dir="+filepath.Join(dir, "certs"), "--token-auth-file="+tokens, "--authorization-mode=RBAC",
-		"--service-account-issuer=https://plane.test", "--service-account-key-file="+accounts, "--service-account-signing-key-file="+accounts,
+	cmd := exec.Command(tool(t, filepath.Join("kube", "kube-apiserver")), append([]string{
+		"--etcd-servers=" + etcd, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--advertise-address=127.0.0.1",
+		"--cert-dir=" + filepath.Join(dir, "certs"), "--token-auth-file=" + tokens, "--authorization-mode=RBAC",
+		"--service-account-issuer=https://plane.test", "--service-account-key-file=" + accounts, "--service-account-signing-key-file=" + accounts,
 		"--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
-	)
+	}, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
 	// It dies with the test. The kernel ties that to the thread that started it.
@@ -96,7 +104,8 @@ func startPlane(t *testing.T) *plane {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	p.stop = func() { _ = cmd.Process.Kill(); <-ended }
+	t.Cleanup(p.stop)
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		if p.client == nil {
 			p.client = trusting(p.ca)

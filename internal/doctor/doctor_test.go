@@ -12,11 +12,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lifeboat/internal/config"
 	"lifeboat/internal/etcdtest"
 	"lifeboat/internal/kit"
+	"lifeboat/internal/manifest"
+	"lifeboat/internal/repository"
 	"lifeboat/storage"
 	"lifeboat/storage/fault"
 	"lifeboat/storage/memory"
@@ -288,6 +291,55 @@ func TestCleaningUpHasADeadlineOfItsOwn(t *testing.T) {
 	}
 }
 
+// deaf answers nothing before it is told to stop. What it was sent may be there.
+type deaf struct{ *memory.Store }
+
+func (s deaf) Put(ctx context.Context, name string, r io.Reader, opts storage.PutOptions) error {
+	if err := s.Store.Put(ctx, name, r, opts); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (s deaf) Delete(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func TestAnInterruptIsAnsweredThoughAStoreDoesNotAnswer(t *testing.T) {
+	for name, test := range map[string]struct {
+		after time.Duration
+		finds int
+	}{
+		"while it is tried":   {5 * time.Second, 0},
+		"while it is cleaned": {storeTimeout + 3*time.Second, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := healthy(t, deaf{memory.New()})
+			opts.Config.Stores = append(opts.Config.Stores, opts.Config.Stores[0])
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				interrupted := time.Now().Add(test.after)
+				time.AfterFunc(test.after, cancel)
+				findings := Run(ctx, opts)
+				if late := time.Since(interrupted); late < 0 || late > 1500*time.Millisecond {
+					t.Errorf("it ended %s after the interrupt", late)
+				}
+				found := 0
+				for _, f := range findings {
+					if strings.HasPrefix(f.Check, "store") {
+						found++
+					}
+				}
+				if found != test.finds {
+					t.Errorf("what was interrupted is no finding: %+v", findings)
+				}
+			})
+		})
+	}
+}
+
 // counting counts what is written.
 type counting struct {
 	*memory.Store
@@ -313,6 +365,34 @@ func TestNothingIsWrittenToAStoreThatIsNotTheOneKnown(t *testing.T) {
 		}
 		if f.Level != Problem || f.Message != gone.Error() || f.Remedy == "" || store.puts != 0 {
 			t.Errorf("%+v, %d puts", f, store.puts)
+		}
+	}
+}
+
+func TestAKeyThatNoBackupHoldsIsAProblem(t *testing.T) {
+	use := manifest.KeyUse{Provider: "aescbc", Key: "one", Objects: 3, Example: "/registry/secrets/a/b"}
+	for name, c := range map[string]struct {
+		keys  int
+		fulls int
+		gaps  []repository.KeyGap
+		err   error
+		level Level
+		says  string
+	}{
+		"all keys are there": {keys: 2, fulls: 1, level: OK, says: "every key"},
+		"there is no full":   {level: OK, says: "no full backup"},
+		"nothing encrypted":  {fulls: 1, level: OK, says: "no value in the newest full backups is encrypted"},
+		"nobody has one":     {keys: 1, fulls: 1, gaps: []repository.KeyGap{{Chain: "etcd/main", Use: use, Lacking: []string{"cp1"}}}, level: Problem, says: "/registry/secrets/a/b"},
+		"a node is behind":   {keys: 1, fulls: 1, gaps: []repository.KeyGap{{Chain: "etcd/main", Use: use, Held: []string{"cp1"}, Lacking: []string{"cp2"}}}, level: Warning, says: "cp2"},
+		"it can't be read":   {err: errors.New("no answer"), level: Warning, says: "no answer"},
+	} {
+		opts := healthy(t, memory.New())
+		opts.KeyCoverage = func(context.Context, config.Store, storage.Store) (repository.KeyCoverage, error) {
+			return repository.KeyCoverage{Fulls: c.fulls, Keys: c.keys, Gaps: c.gaps}, c.err
+		}
+		f := find(Run(t.Context(), opts), "store file:///nowhere encryption keys")
+		if f.Level != c.level || !strings.Contains(f.Message, c.says) || (f.Level != OK) != (f.Remedy != "") {
+			t.Errorf("%s: %+v", name, f)
 		}
 	}
 }

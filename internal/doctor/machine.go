@@ -16,12 +16,15 @@ func (d *doctor) etcd(ctx context.Context, e config.Etcd) {
 	check := "etcd " + e.Name
 	cluster, err := etcd.Open(etcd.Config{Name: e.Name, Endpoints: e.Endpoints, CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile}, etcd.Limits{}, nil)
 	if err != nil {
-		d.problem(check, "correct the certificates' paths in the configuration; on a kubeadm node they are in /etc/kubernetes/pki/etcd", "%v", err)
+		d.problem(check, "correct the certificates' paths in the configuration; on a kubeadm node they are in /etc/kubernetes/pki/etcd, on one of k3s or rke2 in server/tls/etcd of its data directory, of k0s in pki", "%v", err)
 		return
 	}
 	defer cluster.Close()
 	d.clientCertificate(check, e.CertFile)
 	survey, err := cluster.Survey(ctx)
+	if ctx.Err() != nil { // interrupted: it says nothing of etcd
+		return
+	}
 	if err != nil {
 		d.problem(check, "check that etcd runs, that the endpoints are its client URLs, and that the certificates fit", "%v", err)
 		return
@@ -48,6 +51,7 @@ func (d *doctor) etcd(ctx context.Context, e config.Etcd) {
 	for v := range versions {
 		names = append(names, v)
 	}
+	d.token(ctx, check, cluster, survey)
 	d.ok(check, "%d of %d member(s) answer, version %s, revision %d, %d MiB", healthy, len(survey.Members), strings.Join(names, " and "), survey.Floor, d.dbBytes>>20)
 }
 
@@ -63,7 +67,7 @@ func (d *doctor) host() {
 	case d.UID != 0:
 		d.warn("host files", "back up as root: only root can read private keys", "not root: files that can't be read make the backup degraded")
 	default:
-		if _, err := os.Stat(filepath.Join(root, "etc/kubernetes")); err != nil {
+		if _, err := os.Stat(filepath.Join(root, "etc/kubernetes")); err != nil && d.server == nil {
 			d.warn("host files", "correct host.root, if this is a control-plane node", "no etc/kubernetes below %s", root)
 			return
 		}

@@ -17,6 +17,7 @@ import (
 const (
 	storeTimeout = time.Minute      // for all that is done with one store
 	cleanTimeout = 10 * time.Second // for removing what a failed try left
+	farewell     = time.Second      // for the same, of a person who waits behind Ctrl-C
 	skewWarning  = 10 * time.Second // a clock that is this far off is worth a look
 	skewProblem  = 5 * time.Minute  // from here on repository.ErrClock halts every prune
 )
@@ -28,24 +29,35 @@ func (d *doctor) stores(ctx context.Context) {
 		if d.store(ctx, s) {
 			good++
 		}
+		if ctx.Err() != nil {
+			return
+		}
 	}
 	if good < d.Config.MinStores {
 		d.problem("stores", "bring the stores back, or lower minStores", "%d of %d work, a backup needs %d", good, len(d.Config.Stores), d.Config.MinStores)
 	}
 }
 
-// store reports whether backups can be committed to the store.
-func (d *doctor) store(ctx context.Context, settings config.Store) bool {
+// store reports whether backups can be committed to the store. What fails because
+// it was interrupted is no finding, unless something was left in the store.
+func (d *doctor) store(interrupt context.Context, settings config.Store) bool {
 	check := "store " + settings.URL
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(interrupt, storeTimeout)
 	defer cancel()
 	store, err := d.OpenStore(ctx, settings)
+	if interrupt.Err() != nil {
+		return false
+	}
 	if err != nil {
 		d.problem(check, "correct the store's settings in the configuration", "%v", err)
 		return false
 	}
 	if d.Vanished != nil { // before anything is written below a mount point
-		if err := d.Vanished(ctx, settings, store); err != nil {
+		err := d.Vanished(ctx, settings, store)
+		if interrupt.Err() != nil {
+			return false
+		}
+		if err != nil {
 			d.problem(check, "mount the disk, or correct the store's URL", "%v", err)
 			return false
 		}
@@ -59,14 +71,21 @@ func (d *doctor) store(ctx context.Context, settings config.Store) bool {
 	p := &probe{store: store, name: "lifeboat-doctor-" + string(id), text: []byte("written by lifeboat doctor; may be deleted\n"), lock: settings.S3.ObjectLock.Mode != "", folder: strings.HasPrefix(settings.URL, "file:")}
 	began := d.Now()
 	if remedy, err := p.roundTrip(ctx, began); err != nil {
-		err = errors.Join(err, p.clean(ctx))
-		d.problem(check, remedy, "%v", err)
+		interrupted := interrupt.Err() != nil
+		left := p.clean(interrupt)
+		switch {
+		case !interrupted:
+			d.problem(check, remedy, "%v", errors.Join(err, left))
+		case left != nil:
+			d.warn(check, "delete it", "an object of this check stays: %v", left)
+		}
 		return false
 	}
 	took := d.Now().Sub(began)
 	d.ok(check, "create, conditional create, read, list and delete in %d ms", took.Milliseconds())
 	d.protection(check, settings, p)
 	d.clock(check, p.modified, began, took)
+	d.encryptionKeys(ctx, check, settings, store)
 	return true
 }
 
@@ -157,13 +176,16 @@ func (p *probe) access(err error, need string) string {
 }
 
 // clean removes the object, also one whose creation was not answered: it may
-// be there. The deadline is its own, since the round trip's may be over.
-func (p *probe) clean(ctx context.Context) error {
+// be there. The deadline is its own, since the round trip's may be over, and
+// short after an interrupt.
+func (p *probe) clean(interrupt context.Context) error {
 	if !p.tried {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(interrupt), cleanTimeout)
 	defer cancel()
+	stop := context.AfterFunc(interrupt, func() { time.AfterFunc(farewell, cancel) })
+	defer stop()
 	if err := p.store.Delete(ctx, p.name); err != nil && p.created && !errors.Is(err, storage.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", p.name, err)
 	}
@@ -188,6 +210,38 @@ func (d *doctor) protection(check string, settings config.Store, p *probe) {
 	default:
 		d.warn(check, "for S3 turn on versioning and Object Lock; for a directory keep a second store elsewhere",
 			"none: who holds the store's credentials can delete every backup")
+	}
+}
+
+// encryptionKeys compares the keys that etcd's values are encrypted with and those
+// in the newest backups of the nodes' files.
+func (d *doctor) encryptionKeys(ctx context.Context, check string, settings config.Store, store storage.Store) {
+	if d.KeyCoverage == nil {
+		return
+	}
+	check += " encryption keys"
+	keys, err := d.KeyCoverage(ctx, settings, store)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		d.warn(check, "run \"lifeboat verify\"", "what the newest backups hold can't be read: %v", err)
+		return
+	}
+	for _, g := range keys.Gaps {
+		if len(g.Held) == 0 {
+			d.problem(check, "run \"lifeboat backup --only files\" on a node whose API server has the key; if that does not help, name the file of its --encryption-provider-config in host.extraPaths", "%s", g)
+			continue
+		}
+		d.warn(check, "give these API servers the key, and run \"lifeboat backup --only files\" there; until then, restore control-plane refuses their files", "%s", g)
+	}
+	switch {
+	case keys.Fulls == 0:
+		d.ok(check, "nothing to compare: there is no full backup of etcd yet that says which keys are in use")
+	case keys.Keys == 0:
+		d.ok(check, "none are needed: no value in the newest full backups is encrypted")
+	case len(keys.Gaps) == 0:
+		d.ok(check, "the nodes' newest files hold every key that the newest snapshots need (%d)", keys.Keys)
 	}
 }
 

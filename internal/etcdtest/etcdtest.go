@@ -10,15 +10,16 @@ package etcdtest
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/url"
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"lifeboat/internal/freeport"
 )
 
 // EmbeddedOptions configure StartEmbedded. The zero value is a small member
@@ -43,6 +44,9 @@ type Member struct {
 	PeerURL  string
 	etcd     *embed.Etcd
 }
+
+// EmbeddedVersion is the version of the etcd that StartEmbedded starts.
+var EmbeddedVersion = version.Version
 
 // StartEmbedded starts a one-member etcd in this process, with its data in
 // dir, on loopback ports, and waits until it serves. An existing data
@@ -132,33 +136,10 @@ func NewClient(endpoints ...string) (*clientv3.Client, error) {
 	return c, nil
 }
 
-// Ports are taken from below the range that systems give to outgoing
-// connections (32768 and up on Linux), so that nobody's connection sits on the
-// port of a member that is about to start again.
-const (
-	lowestPort  = 10000
-	highestPort = 32000
-)
-
-// FreePort returns a TCP port of loopback that was free a moment ago.
-func FreePort() (int, error) {
-	var last error
-	for range 100 {
-		port := lowestPort + rand.IntN(highestPort-lowestPort)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			last = err
-			continue
-		}
-		return port, l.Close()
-	}
-	return 0, fmt.Errorf("find a free port: %w", last)
-}
-
 func loopbackURL(port int) (*url.URL, error) {
 	if port == 0 {
 		var err error
-		if port, err = FreePort(); err != nil {
+		if port, err = freeport.Take(); err != nil {
 			return nil, err
 		}
 	}

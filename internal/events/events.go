@@ -64,6 +64,7 @@ type Committed struct {
 	ID       string
 	Created  time.Time
 	Bytes    int64 // as stored
+	Segment  bool  // recorded changes, of which one comes every few seconds; else a backup, or what is about backups
 }
 
 // StoreFailed says that one store did not take a backup.

@@ -108,7 +108,7 @@ func Create(opts Options) (*Kit, error) {
 		return nil, fmt.Errorf("make the signing key: %w", err)
 	}
 	trust := &manifest.Trust{Cluster: k.Cluster, Verifiers: []manifest.Verifier{{
-		Key: signer.VerifierText(), Chains: []string{"etcd/*", "hosts/*", "drills"}, Kinds: []string{"*"},
+		Key: signer.VerifierText(), Chains: []string{"etcd/*", "hosts/*", "images", "drills"}, Kinds: []string{"*"},
 	}}}
 	c, err := k.config(opts)
 	if err != nil {
@@ -219,7 +219,11 @@ func (k *Kit) etcds(opts Options) ([]config.Etcd, error) {
 	case len(main.Endpoints) > 0:
 		return []config.Etcd{main}, nil
 	case errors.Is(err, host.ErrNoEtcd), errors.Is(err, fs.ErrNotExist):
-		k.Warnings = append(k.Warnings, "no etcd was found below "+opts.HostRoot+": only files will be backed up; add etcd to "+ConfigFile+", or begin again with --etcd")
+		why := "no etcd was found below " + opts.HostRoot
+		if server, err := host.FindServer(opts.HostRoot); err == nil && server != nil {
+			why = strings.Join(append([]string{why}, server.Degraded...), ": ")
+		}
+		k.Warnings = append(k.Warnings, why+": only files will be backed up; add etcd to "+ConfigFile+", or begin again with --etcd")
 		return nil, nil
 	default:
 		return nil, fmt.Errorf("find etcd below %s (name it with --etcd to do without): %w", opts.HostRoot, err)

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 
 	"lifeboat/internal/config"
+	"lifeboat/internal/kubefixture"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/seal"
 )
@@ -102,6 +103,47 @@ func TestAKitIsWholeAndItsSecretsAreTheOwners(t *testing.T) {
 		}
 		if trust.Cluster != k.Cluster || len(trust.Verifiers) != 1 || trust.Verifiers[0].Key != signer.VerifierText() {
 			t.Errorf("trust %s in cluster %s, key %s", trust, k.Cluster, signer.VerifierText())
+		}
+	}
+}
+
+func TestTheEtcdOfDistributionsIsFound(t *testing.T) {
+	for kind, file := range map[kubefixture.Kind]string{
+		kubefixture.K3s: "var/lib/rancher/k3s/server/tls/etcd/client.key", kubefixture.RKE2: "var/lib/rancher/rke2/server/tls/etcd/client.key", kubefixture.K0s: "var/lib/k0s/pki/apiserver-etcd-client.key",
+	} {
+		for _, sqlite := range []bool{false, true} {
+			if sqlite && kind == kubefixture.RKE2 {
+				continue // it has none
+			}
+			opts := options(t)
+			opts.Endpoints = nil
+			if err := kubefixture.Build(opts.HostRoot, kubefixture.Options{Kind: kind, SQLite: sqlite}); err != nil {
+				t.Fatal(err)
+			}
+			if sqlite && kind == kubefixture.K0s {
+				if err := os.WriteFile(filepath.Join(opts.HostRoot, "etc/k0s/k0s.yaml"), []byte("spec: {storage: {type: kine}}"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			k, err := Create(opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sqlite {
+				if len(k.Config.Etcd) > 0 || len(k.Warnings) == 0 || !strings.Contains(k.Warnings[0], kind.String()+" keeps the cluster in SQLite") {
+					t.Errorf("%v: etcd %+v, warnings %q", kind, k.Config.Etcd, k.Warnings)
+				}
+				continue
+			}
+			want := []config.Etcd{{Name: "main", Endpoints: []string{"https://127.0.0.1:2379"}, KeyFile: filepath.Join(opts.HostRoot, file)}}
+			if k.Kind != kind.String() || len(k.Config.Etcd) != 1 || !slices.Equal(k.Config.Etcd[0].Endpoints, want[0].Endpoints) || k.Config.Etcd[0].KeyFile != want[0].KeyFile {
+				t.Errorf("%v: kind %s, etcd %+v", kind, k.Kind, k.Config.Etcd)
+			}
+			for _, name := range []string{k.Config.Etcd[0].CAFile, k.Config.Etcd[0].CertFile, k.Config.Etcd[0].KeyFile} {
+				if _, err := os.Stat(name); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 	}
 }

@@ -1,11 +1,11 @@
-// Package kubefixture lays out a control-plane node's files as kubeadm 1.36
-// does: a real PKI with its keys, kubeconfigs, static manifests, kubelet,
-// containerd, CNI and systemd files. The demonstration destroys and restores
-// such a tree; tests capture one.
+// Package kubefixture lays out a control-plane node's files as kubeadm 1.36 does: a
+// real PKI with its keys, kubeconfigs, static manifests, kubelet, containerd, CNI and
+// systemd files; and those of servers of k3s, rke2 and k0s (distros.go). The
+// demonstration destroys and restores such a tree; tests capture one.
 //
-// The texts are in the embedded folders tree, external and extra; keys and
-// certificates are made anew by every Build. It is no installer: nothing
-// starts from these files but what can do with a PKI and a few flags.
+// The texts are in the embedded folders, by kind; keys, certificates and tokens are
+// made anew by every Build. It is no installer: nothing starts from these files but
+// what can do with a PKI and a few flags.
 package kubefixture
 
 import (
@@ -37,6 +37,10 @@ const (
 	// configuration, an audit policy, an admission configuration and an OIDC
 	// authority outside /etc/kubernetes/pki, mounted under other names.
 	ExtraFiles
+	// K3s, RKE2 and K0s are servers of these distributions with an etcd of their own.
+	K3s
+	RKE2
+	K0s
 )
 
 func (k Kind) String() string {
@@ -47,6 +51,12 @@ func (k Kind) String() string {
 		return "external-etcd"
 	case ExtraFiles:
 		return "extra-files"
+	case K3s:
+		return "k3s"
+	case RKE2:
+		return "rke2"
+	case K0s:
+		return "k0s"
 	}
 	return fmt.Sprintf("Kind(%d)", int(k))
 }
@@ -63,14 +73,22 @@ type Options struct {
 	// or, for ExternalEtcd, what the API server dials.
 	// Default https://127.0.0.1:2379 and https://Address:2379.
 	EtcdEndpoints []string
+	EtcdVersion   string // of the static pod's image; default 3.6.8
 	// Now stands in certificates and file times; default the present.
 	Now time.Time
 	// LeafValidity is how long leaf certificates hold from Now; default one
 	// year, as kubeadm's. A negative one makes a node with expired certificates.
 	LeafValidity time.Duration
+
+	// Of K3s, RKE2 and K0s: the URL of the server that this one joined (empty: it is
+	// the first), the passphrase of the cluster's token (default a random one), and
+	// that SQLite takes etcd's place.
+	Server string
+	Token  string
+	SQLite bool
 }
 
-//go:embed tree external extra
+//go:embed tree external extra k3s rke2 k0s
 var texts embed.FS
 
 // EncryptionKey is the name of the aescbc key in the encryption configuration
@@ -85,6 +103,7 @@ type values struct {
 	Node, Address, AdvertiseClientURL            string
 	ListenClientURLs, EtcdServers, EventsServers []string
 	External, Extra                              bool
+	Server, Endpoint, Member, EtcdVersion        string
 }
 
 // Build writes the tree below root, which is created if missing. Files that
@@ -101,6 +120,10 @@ func Build(root string, opts Options) error {
 		AdvertiseClientURL: opts.EtcdEndpoints[len(opts.EtcdEndpoints)-1],
 		External:           opts.Kind == ExternalEtcd,
 		Extra:              opts.Kind == ExtraFiles,
+		Server:             opts.Server,
+		Endpoint:           opts.Endpoint,
+		Member:             b.member(),
+		EtcdVersion:        opts.EtcdVersion,
 	}
 	folders := []string{"tree"}
 	switch opts.Kind {
@@ -109,14 +132,24 @@ func Build(root string, opts Options) error {
 		folders = append(folders, "external")
 	case ExtraFiles:
 		folders = append(folders, "extra")
+	case K3s, RKE2, K0s:
+		folders = []string{opts.Kind.String()}
+		for _, name := range osTexts {
+			b.text("tree", "tree/"+name, v)
+		}
 	default:
 		return fmt.Errorf("build a node's files: unknown kind %v", opts.Kind)
 	}
 	for _, folder := range folders {
 		b.texts(folder, v)
 	}
-	b.pki()
-	b.system()
+	switch opts.Kind {
+	case K3s, RKE2, K0s:
+		b.distribution()
+	default:
+		b.pki()
+		b.system()
+	}
 	if v.Extra {
 		b.extra()
 	}
@@ -139,6 +172,9 @@ func withDefaults(o Options) Options {
 	}
 	if len(o.EtcdEndpoints) == 0 {
 		o.EtcdEndpoints = []string{"https://127.0.0.1:2379", "https://" + net.JoinHostPort(o.Address, "2379")}
+	}
+	if o.EtcdVersion == "" {
+		o.EtcdVersion = "3.6.8"
 	}
 	if o.Now.IsZero() {
 		o.Now = time.Now()
@@ -169,30 +205,38 @@ func (b *builder) texts(folder string, v values) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		text, err := texts.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		t, err := template.New(path).Funcs(template.FuncMap{"join": strings.Join}).Option("missingkey=error").Parse(string(text))
-		if err != nil {
-			return err
-		}
-		var out bytes.Buffer
-		if err := t.Execute(&out, v); err != nil {
-			return err
-		}
-		if out.Len() == 0 {
-			return nil // a text that this kind of node has not
-		}
-		name := strings.TrimPrefix(path, folder+"/")
-		mode := fs.FileMode(0o644)
-		if strings.HasPrefix(name, "etc/kubernetes/manifests/") || strings.HasSuffix(name, ".env") {
-			mode = 0o600 // kubeadm's mode
-		}
-		b.file(name, mode, out.Bytes())
+		b.text(folder, path, v)
 		return nil
 	})
 	b.fail(err)
+}
+
+// text renders one text of an embedded folder.
+func (b *builder) text(folder, path string, v values) {
+	text, err := texts.ReadFile(path)
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	t, err := template.New(path).Funcs(template.FuncMap{"join": strings.Join}).Option("missingkey=error").Parse(string(text))
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	var out bytes.Buffer
+	if err := t.Execute(&out, v); err != nil {
+		b.fail(err)
+		return
+	}
+	if out.Len() == 0 {
+		return // a text that this kind of node has not
+	}
+	name := strings.TrimPrefix(path, folder+"/")
+	mode := fs.FileMode(0o644)
+	if strings.HasPrefix(name, "etc/kubernetes/manifests/") || strings.HasSuffix(name, ".env") || b.opts.Kind >= K3s && private(name) {
+		mode = 0o600 // kubeadm's mode, and that of the distributions
+	}
+	b.file(name, mode, out.Bytes())
 }
 
 func (b *builder) file(name string, mode fs.FileMode, data []byte) {

@@ -19,6 +19,8 @@ var update = flag.Bool("update", false, "write testdata/hosts anew")
 
 var kinds = []Kind{Stacked, ExternalEtcd, ExtraFiles}
 
+var distributions = []Kind{K3s, RKE2, K0s}
+
 func build(t *testing.T, o Options) string {
 	t.Helper()
 	root := t.TempDir()
@@ -32,10 +34,22 @@ func build(t *testing.T, o Options) string {
 // TestTheTextsAreThoseCheckedByHand compares everything that holds no generated
 // key with testdata/hosts, which a person can read and other tests use.
 func TestTheTextsAreThoseCheckedByHand(t *testing.T) {
+	tests := map[string]Options{}
 	for _, kind := range kinds {
-		t.Run(kind.String(), func(t *testing.T) {
-			root := build(t, Options{Kind: kind})
-			golden := filepath.Join("..", "..", "testdata", "hosts", kind.String())
+		tests[kind.String()] = Options{Kind: kind}
+	}
+	for _, kind := range distributions {
+		tests[kind.String()] = Options{Kind: kind}
+		port := "6443"
+		if kind == RKE2 {
+			port = "9345"
+		}
+		tests[kind.String()+"-joined"] = Options{Kind: kind, Node: "cp2", Address: "10.0.0.12", Server: "https://k8s.example.test:" + port}
+	}
+	for name, options := range tests {
+		t.Run(name, func(t *testing.T) {
+			root := build(t, options)
+			golden := filepath.Join("..", "..", "testdata", "hosts", name)
 			got := readTexts(t, root)
 			if *update {
 				if err := os.RemoveAll(golden); err != nil {
@@ -52,7 +66,7 @@ func TestTheTextsAreThoseCheckedByHand(t *testing.T) {
 				}
 			}
 			if diff := cmp.Diff(readTexts(t, golden), got); diff != "" {
-				t.Errorf("testdata/hosts/%v differs (-golden +built; run with -update if meant):\n%s", kind, diff)
+				t.Errorf("testdata/hosts/%v differs (-golden +built; run with -update if meant):\n%s", name, diff)
 			}
 		})
 	}
@@ -71,7 +85,7 @@ func readTexts(t *testing.T, root string) map[string]string {
 			return err
 		}
 		name, err := filepath.Rel(root, path)
-		for _, generated := range []string{"-----BEGIN", "certificate-authority-data", "secret:", "stands for a database"} {
+		for _, generated := range []string{"-----BEGIN", "certificate-authority-data", "secret:", `"secret"`, "stands for a", "K10"} {
 			if bytes.Contains(data, []byte(generated)) {
 				return err
 			}
@@ -132,6 +146,40 @@ func TestThePKIWorks(t *testing.T) {
 	}
 }
 
+func TestTheDistributionsPKIWorks(t *testing.T) {
+	at := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+	for _, kind := range distributions {
+		t.Run(kind.String(), func(t *testing.T) {
+			root := build(t, Options{Kind: kind})
+			folder, etcdCA, client, api, apiCA := "var/lib/rancher/"+kind.String()+"/server/tls/", "etcd/server-ca.crt", "etcd/client", "serving-kube-apiserver", "server-ca.crt"
+			if kind == K0s {
+				folder, etcdCA, client, api, apiCA = "var/lib/k0s/pki/", "etcd/ca.crt", "apiserver-etcd-client", "server", "ca.crt"
+			}
+			for _, c := range []struct {
+				pair, ca, host string
+				usage          x509.ExtKeyUsage
+			}{
+				{api, apiCA, "k8s.example.test", x509.ExtKeyUsageServerAuth},
+				{client, etcdCA, "", x509.ExtKeyUsageClientAuth},
+			} {
+				p, err := tls.LoadX509KeyPair(filepath.Join(root, folder+c.pair+".crt"), filepath.Join(root, folder+c.pair+".key"))
+				if err != nil {
+					t.Fatalf("%s: %v", c.pair, err)
+				}
+				ca, err := os.ReadFile(filepath.Join(root, folder+c.ca))
+				if err != nil {
+					t.Fatal(err)
+				}
+				pool := x509.NewCertPool()
+				pool.AppendCertsFromPEM(ca)
+				if _, err := p.Leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: c.host, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{c.usage}}); err != nil {
+					t.Errorf("%s for %q: %v", c.pair, c.host, err)
+				}
+			}
+		})
+	}
+}
+
 func TestAFixtureNeverOverwrites(t *testing.T) {
 	root := build(t, Options{})
 	if err := Build(root, Options{}); err == nil {
@@ -140,7 +188,13 @@ func TestAFixtureNeverOverwrites(t *testing.T) {
 }
 
 func TestSecretsAreNotReadableByOthers(t *testing.T) {
-	root := build(t, Options{Kind: ExtraFiles})
+	for _, kind := range append([]Kind{ExtraFiles}, distributions...) {
+		secretsAreNotReadable(t, build(t, Options{Kind: kind, Server: "https://10.0.0.11:6443"}))
+	}
+}
+
+func secretsAreNotReadable(t *testing.T, root string) {
+	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -149,8 +203,14 @@ func TestSecretsAreNotReadableByOthers(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if info, _ := d.Info(); info.Mode()&0o077 != 0 && (bytes.Contains(data, []byte("PRIVATE KEY")) || bytes.Contains(data, []byte("client-key-data")) || bytes.Contains(data, []byte("secret:"))) {
-			t.Errorf("%s has mode %v", path, info.Mode())
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		for _, mark := range []string{"::server:", "PRIVATE KEY", "client-key-data", "secret:"} {
+			if info.Mode()&0o007 != 0 && bytes.Contains(data, []byte(mark)) {
+				t.Errorf("%s has %q and mode %v", path, mark, info.Mode())
+			}
 		}
 		return nil
 	})

@@ -23,17 +23,22 @@ var layers = []struct {
 	level    string
 	packages []string
 }{
-	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status", "internal/schedule"}},
-	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/seal", "internal/config", "internal/retention"}},
-	{"1b backends", []string{"storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience"}},
-	{"1c choosing a backend", []string{"storage/open"}},
-	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture", "internal/realplane/image", "internal/realplane/pause"}},
+	{"0 files, events", []string{"internal/durable", "internal/events", "internal/follow", "internal/chroot", "internal/status", "internal/schedule", "internal/when", "internal/freeport", "docs"}},
+	{"1 formats and contracts", []string{"storage", "internal/manifest", "internal/segment", "internal/seal", "internal/config", "internal/retention", "internal/boltfile"}},
+	{"1b backends", []string{"internal/hostfacts", "internal/oci", "storage/local", "storage/memory", "storage/s3", "storage/fault", "internal/witness", "internal/patience", "internal/spool"}},
+	{"1c choosing a backend, etcd's settings on a host", []string{"storage/open", "internal/etcdhost"}},
+	{"1d distributions on a host", []string{"internal/distro"}},
+	{"2 chains, databases, fixtures", []string{"internal/repository", "internal/snapdb", "internal/etcdtest", "internal/kubefixture", "internal/realplane/image", "internal/realplane/pause", "internal/containerd"}},
 	{"2b harnesses for tests", []string{"internal/durable/tinydisk", "storage/storetest", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest", "internal/realplane"}},
-	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files"}},
+	{"2c image stores for tests", []string{"internal/containerd/containerdtest"}},
+	{"3 one source, one target", []string{"backup/etcd", "backup/host", "restore/datadir", "restore/files", "restore/materialize", "restore/journal", "restore/pki", "restore/node", "restore/readdress", "restore/reset", "restore/salvage"}},
+	{"3a a source watched, a restore's surroundings", []string{"backup/watch", "restore/kubeapi", "restore/topology"}},
+	{"3a a node's files for another machine", []string{"restore/nodefiles"}},
 	{"3b whole backups and restores", []string{"backup", "restore"}},
-	{"4 across them", []string{"internal/kit", "internal/doctor", "internal/session", "internal/pruning", "internal/transfer"}},
+	{"3c recording, a whole node", []string{"backup/record", "backup/images", "restore/images", "restore/plane"}},
+	{"4 across them", []string{"internal/kit", "internal/recoverykit", "internal/doctor", "internal/session", "internal/pruning", "internal/transfer"}},
 	{"4b what an agent shows", []string{"internal/web", "internal/metrics", "internal/deadman"}},
-	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/agent/turns", "internal/agent", "internal/deploytest", "internal/realplane/e2e", "deploy/image"}},
+	{"5 whole stories and the daemon", []string{"internal/demo", "internal/bench", "internal/replay", "internal/agent/turns", "internal/agent", "internal/deploytest", "internal/realplane/e2e", "deploy/image"}},
 	{"5b the agent's hands", []string{"internal/agent/work"}},
 	{"6 command line", []string{"cmd/lifeboat", "internal/layers"}},
 }
@@ -54,17 +59,19 @@ var homes = []struct {
 	packages   []string
 	why        string
 }{
-	{"go.etcd.io/etcd/server/v3", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest"}, "etcd's server is large, and its internals change"},
+	{"go.etcd.io/etcd/server/v3", []string{"restore/datadir", "restore/materialize", "restore/salvage", "internal/snapdb", "internal/etcdtest"}, "etcd's server is large, and its internals change"},
 	{"go.etcd.io/etcd/etcdutl/v3", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest"}, "etcdutl is a yardstick for tests"},
-	{"go.etcd.io/bbolt", []string{"restore/datadir", "internal/snapdb", "internal/etcdtest", "backup/etcd"}, "bbolt panics on damaged pages: read with snapdb"},
+	{"go.etcd.io/bbolt", []string{"internal/boltfile", "restore/datadir", "restore/materialize", "restore/salvage", "internal/snapdb", "internal/etcdtest", "backup/etcd", "internal/replay"}, "bbolt panics on damaged pages: read with snapdb"},
 	{"github.com/aws", []string{"storage/s3", "internal/s3test"}, "provider names and error types never leave a backend"},
 	{"github.com/spf13", []string{"cmd/lifeboat"}, "flags are the command's business"},
 	{"github.com/schollz/progressbar", []string{"cmd/lifeboat"}, "the core emits events; the command draws"},
-	{"filippo.io/age", []string{"internal/seal", "internal/transfer", "backup", "restore", "cmd/lifeboat", "internal/demo", "internal/kit"}, "sealing is seal's; others only pass keys along"},
+	{"filippo.io/age", []string{"internal/seal", "internal/transfer", "backup", "backup/record", "restore", "restore/plane", "backup/images", "restore/images", "cmd/lifeboat", "internal/demo", "internal/kit"}, "sealing is seal's; others only pass keys along"},
 	{"golang.org/x/mod/sumdb/note", []string{"internal/manifest"}, "signing is manifest's"},
-	{"k8s.io", []string{"backup/host", "internal/kubefixture"}, "Kubernetes' types are needed for static pods only"},
+	{"k8s.io", []string{"backup/host", "internal/kubefixture", "restore/node", "restore/images"}, "Kubernetes' types are needed for static pods, and the CRI's to stop and to test them, only"},
 	{"github.com/robfig/cron", []string{"internal/schedule"}, "its parser panics on some expressions, and its runner catches nothing up"},
+	{"github.com/yuin/goldmark", []string{"internal/recoverykit"}, "documents become a page in one place"},
 	{"github.com/prometheus", []string{"internal/metrics"}, "etcd's client fills the default registry; one package keeps to its own"},
+	{"github.com/containerd", []string{"internal/containerd"}, "its API module alone; its client would bring in all of a container's life"},
 	{"log/slog", []string{"cmd/lifeboat", "internal/manifest"}, "libraries emit events and don't log; manifest only hides keys from logs"},
 }
 
@@ -73,7 +80,7 @@ var homes = []struct {
 var freeInTests = []string{"filippo.io/age", "golang.org/x/mod/sumdb/note"}
 
 // harnesses are never part of the program: only tests import them.
-var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest", "internal/realplane", "internal/realplane/image"}
+var harnesses = []string{"internal/durable/tinydisk", "storage/storetest", "storage/fault", "internal/etcdtest/cluster", "internal/s3test", "internal/web/webtest", "internal/realplane", "internal/realplane/image", "internal/containerd/containerdtest"}
 
 // pkg is one folder of Go files.
 type pkg struct {

@@ -28,47 +28,57 @@ func (m *Manifest) Check() error {
 // checkValues applies the rules that hold for every value of a type: strings
 // are one printable line, numbers are not negative, times are UTC in whole
 // milliseconds. Walking by reflection leaves no field out.
-func (m *Manifest) checkValues() error { return checkValue(reflect.ValueOf(m).Elem(), "") }
+func (m *Manifest) checkValues() error { return checkValue(reflect.ValueOf(m).Elem()) }
 
-func checkValue(v reflect.Value, at string) error {
-	if t, ok := v.Interface().(time.Time); ok {
-		if err := checkTime(t); err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
-		return nil
-	}
+// valueError says in which field a value breaks the rules. The path is put
+// together on the way back: an index of 100,000 entries has a million values.
+type valueError struct {
+	path string
+	err  error
+}
+
+func (e *valueError) Error() string { return e.path + ": " + e.err.Error() }
+func (e *valueError) Unwrap() error { return e.err }
+
+var timeType = reflect.TypeFor[time.Time]()
+
+func checkValue(v reflect.Value) error {
 	switch v.Kind() {
 	case reflect.String:
-		if err := checkString(v.String()); err != nil {
-			return fmt.Errorf("%s: %w", at, err)
-		}
+		return checkString(v.String())
 	case reflect.Int, reflect.Int64:
 		if v.Int() < 0 {
-			return fmt.Errorf("%s: negative: %d", at, v.Int())
+			return fmt.Errorf("negative: %d", v.Int())
 		}
 	case reflect.Float64:
 		if f := v.Float(); math.IsNaN(f) || math.IsInf(f, 0) || math.Signbit(f) {
-			return fmt.Errorf("%s: %v is not a finite number of 0 or more", at, f)
+			return fmt.Errorf("%v is not a finite number of 0 or more", f)
 		}
 	case reflect.Pointer:
 		if !v.IsNil() {
-			return checkValue(v.Elem(), at)
+			return checkValue(v.Elem())
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			if err := checkValue(v.Index(i), at); err != nil {
+			if err := checkValue(v.Index(i)); err != nil {
 				return err
 			}
 		}
 	case reflect.Struct:
+		if v.Type() == timeType {
+			return checkTime(v.Interface().(time.Time))
+		}
 		for i := range v.NumField() {
+			err := checkValue(v.Field(i))
+			if err == nil {
+				continue
+			}
 			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			if at != "" {
-				name = at + "." + name
+			if inner, ok := err.(*valueError); ok {
+				inner.path = name + "." + inner.path
+				return inner
 			}
-			if err := checkValue(v.Field(i), name); err != nil {
-				return err
-			}
+			return &valueError{name, err}
 		}
 	}
 	return nil
@@ -151,6 +161,8 @@ func (m *Manifest) checkBody() error {
 		{KindPrune, "prune", m.Prune != nil},
 		{KindProof, "proof", m.Proof != nil},
 		{KindRekey, "rekey", m.Rekey != nil},
+		{KindImages, "images", m.Images != nil},
+		{KindBlob, "blob", m.Blob != nil},
 	}
 	for _, b := range bodies {
 		if b.there != (b.kind == m.Kind) {
@@ -175,9 +187,7 @@ func (m *Manifest) checkBody() error {
 			return fmt.Errorf("host.node %q in chain %s", m.Host.Node, m.Chain)
 		}
 	case KindSegment:
-		if m.Span.First < 1 || m.Span.Last < m.Span.First {
-			return fmt.Errorf("span of revisions %d to %d", m.Span.First, m.Span.Last)
-		}
+		return m.Span.check()
 	case KindPrune:
 		return m.checkPrune()
 	case KindProof:
@@ -187,6 +197,12 @@ func (m *Manifest) checkBody() error {
 		return m.Proof.Of.Check()
 	case KindRekey:
 		return m.checkRekey()
+	case KindImages:
+		return m.Images.check()
+	case KindBlob:
+		if m.Blob.SHA256 == (Hash{}) || len(m.Recipients) == 0 {
+			return fmt.Errorf("blob without SHA-256 or recipients")
+		}
 	}
 	return nil
 }
@@ -248,11 +264,11 @@ func (m *Manifest) checkPrune() error {
 }
 
 // mainRole is the role of the one object that a kind must have.
-var mainRole = map[Kind]Role{KindFull: RoleSnapshot, KindSegment: RoleEvents, KindFiles: RoleFiles}
+var mainRole = map[Kind]Role{KindFull: RoleSnapshot, KindSegment: RoleEvents, KindFiles: RoleFiles, KindBlob: RoleBlob}
 
 // rekeyRole is the role of the one object of a rekey, by its chain's family.
-// Only fulls and files can be sealed anew.
-var rekeyRole = map[string]Role{"etcd": RoleSnapshot, "hosts": RoleFiles}
+// Only fulls, files and blobs can be sealed anew.
+var rekeyRole = map[string]Role{"etcd": RoleSnapshot, "hosts": RoleFiles, "images": RoleBlob}
 
 func (m *Manifest) checkObjects() error {
 	role, sealed := mainRole[m.Kind]
@@ -302,6 +318,9 @@ func (m *Manifest) checkLists() error {
 	if len(m.Index) > 0 && (m.Kind == KindProof || m.Kind == KindSegment || m.Kind == KindRekey) {
 		return fmt.Errorf("index: kind %s has none", m.Kind) // the least of keys must not say what is live
 	}
+	if err := m.checkRecent(); err != nil {
+		return err
+	}
 	return m.checkEntries("index", m.Index)
 }
 
@@ -319,6 +338,14 @@ func (m *Manifest) checkEntries(what string, entries []Entry) error {
 		}
 		if err := e.ID.Check(); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
+		}
+		if e.Reach != nil {
+			if e.Kind != KindSegment {
+				return fmt.Errorf("%s: sequence %d of kind %s with a segment's reach", what, uint64(e.Sequence), e.Kind)
+			}
+			if err := e.Reach.check(m.Epoch); err != nil {
+				return fmt.Errorf("%s: sequence %d: %w", what, uint64(e.Sequence), err)
+			}
 		}
 		last = e.Sequence
 	}

@@ -24,10 +24,37 @@ func files() *Manifest {
 func segment() *Manifest {
 	m := full()
 	m.Kind, m.Etcd = KindSegment, nil
-	m.Span = &Span{First: 5, Last: 9, FirstTime: noon, LastTime: noon, Compactions: []Revision{6}}
+	m.Span = &Span{First: 5, Last: 9, FirstTime: noon, LastTime: noon, Events: 5, Compactions: []Revision{6}}
 	m.Objects[0].Name = "etcd/main/data/" + string(m.ID) + "/events.zst.age"
 	m.Objects[0].Role = RoleEvents
 	m.Index = nil
+	return m
+}
+
+// listing is a segment that lists those before it, with every field filled in.
+func listing() *Manifest {
+	m := segment()
+	m.Epoch = 2
+	m.Span = &Span{
+		ClusterID: 1, MemberID: 2, First: 5, Last: 9, FirstTime: noon, LastTime: noon.Add(time.Minute), Events: 7, RollUp: true,
+		Compactions: []Revision{3, 6}, Hashes: []HashKV{{Revision: 6, CompactRevision: 3, HashKV: 7, Members: []EtcdID{1, 2}}},
+		Mark: "01234567:0123456789abcdef0123456789abcdef",
+	}
+	m.Span.SetMoments([]Moment{{noon.Add(time.Second), 4, 5}, {noon.Add(2 * time.Second), 6, 9}, {noon.Add(time.Hour), 9, 12}})
+	m.Recent = []Entry{
+		{Sequence: 3, Hash: Hash{1}, Kind: KindSegment, ID: id(3), Reach: &Reach{Epoch: 1, First: 2, Last: 3, LastTime: noon}},
+		{Sequence: 5, Hash: Hash{2}, Kind: KindSegment, ID: id(5), Reach: &Reach{Epoch: 2, First: 4, Last: 3, LastTime: noon, RollUp: true}},
+	}
+	return m
+}
+
+// indexing is a full whose index lists a segment.
+func indexing() *Manifest {
+	m := full()
+	m.Etcd.Mark = "01234567:0123456789abcdef0123456789abcdef"
+	m.Index = append(m.Index, Entry{
+		Sequence: m.Sequence - 1, Hash: Hash{7}, Kind: KindSegment, ID: id(9), Reach: &Reach{Epoch: 1, First: 2, Last: 3, LastTime: noon},
+	})
 	return m
 }
 
@@ -77,6 +104,7 @@ func TestEveryKindIsWellFormed(t *testing.T) {
 	for name, m := range map[string]*Manifest{
 		"full": full(), "files": files(), "segment": segment(), "prune": prune(), "proof": small(), "drill": drill(),
 		"rekey": rekey(), "rekey of files": rekeyOfFiles(), "copy": copied(),
+		"segment with a list": listing(), "index of segments": indexing(),
 		"a chain's first": first, "a chain's first after junk": afterJunk,
 	} {
 		if _, err := Open(sign(t, m, s), trusting(s)); err != nil {
@@ -135,6 +163,46 @@ func TestCheckRefuses(t *testing.T) {
 		{"unproved files", files, func(m *Manifest) { m.Unproved = []string{"x"} }},
 		{"an imported prune", prune, func(m *Manifest) { m.Imported = "x" }},
 		{"a span backwards", segment, func(m *Manifest) { m.Span.Last = 4 }},
+		{"a span of revision 0", segment, func(m *Manifest) { m.Span.First = 0 }},
+		{"a span without end", segment, func(m *Manifest) { m.Span.Last, m.Span.Events = math.MaxInt64, math.MaxInt64 }},
+		{"a span that ends before it begins", segment, func(m *Manifest) { m.Span.LastTime = m.Span.FirstTime.Add(-time.Millisecond) }},
+		{"a span of microseconds", segment, func(m *Manifest) { m.Span.LastTime = m.Span.LastTime.Add(time.Microsecond) }},
+		{"a span of another zone", segment, func(m *Manifest) { m.Span.FirstTime = m.Span.FirstTime.In(time.FixedZone("", 60)) }},
+		{"a span with a revision without events", segment, func(m *Manifest) { m.Span.Events = 4 }},
+		{"an empty span with events", segment, func(m *Manifest) { m.Span.Last = 4; m.Span.Events = 1 }},
+		{"moments backwards", listing, func(m *Manifest) { m.Span.Times[1][0] = -1 }},
+		{"moments whose revision falls", listing, func(m *Manifest) { m.Span.Times[1][1] = -1 }},
+		{"moments whose limit falls", listing, func(m *Manifest) { m.Span.Times[1][2] = -1 }},
+		{"a moment beyond its range", listing, func(m *Manifest) { m.Span.Times[1][2] = maxDelta + 1 }},
+		{"moments beyond the last year", listing, func(m *Manifest) {
+			m.Span.Times = nil
+			for range 300 {
+				m.Span.Times = append(m.Span.Times, TimeDelta{maxDelta, 0, 0})
+			}
+		}},
+		{"compactions backwards", listing, func(m *Manifest) { m.Span.Compactions = []Revision{6, 3} }},
+		{"a compaction twice", listing, func(m *Manifest) { m.Span.Compactions = []Revision{6, 6} }},
+		{"a compaction at 0", listing, func(m *Manifest) { m.Span.Compactions = []Revision{0} }},
+		{"a hash of no revision", listing, func(m *Manifest) { m.Span.Hashes[0].Revision = 0 }},
+		{"a hash below its compaction", listing, func(m *Manifest) { m.Span.Hashes[0].CompactRevision = 7 }},
+		{"a hash of nobody", listing, func(m *Manifest) { m.Span.Hashes[0].Members = nil }},
+		{"a mark of two lines", listing, func(m *Manifest) { m.Span.Mark = "a\nb" }},
+		{"a list in a full", full, func(m *Manifest) { m.Recent = listing().Recent }},
+		{"a list in a prune", prune, func(m *Manifest) { m.Recent = listing().Recent }},
+		{"a list of a full", listing, func(m *Manifest) { m.Recent[0].Kind, m.Recent[0].Reach = KindFull, nil }},
+		{"a list of a full as a segment", listing, func(m *Manifest) { m.Recent[0].Kind = KindFull }},
+		{"a list that does not say what it lists", listing, func(m *Manifest) { m.Recent[1].Reach = nil }},
+		{"a list out of order", listing, func(m *Manifest) { m.Recent[1].Sequence = 3 }},
+		{"a list of what comes later", listing, func(m *Manifest) { m.Recent[1].Sequence = m.Sequence }},
+		{"a list without a hash", listing, func(m *Manifest) { m.Recent[1].Hash = Hash{} }},
+		{"a list of an epoch to come", listing, func(m *Manifest) { m.Recent[1].Reach.Epoch = 3 }},
+		{"a list of no epoch", listing, func(m *Manifest) { m.Recent[1].Reach.Epoch = 0 }},
+		{"a list of a span backwards", listing, func(m *Manifest) { m.Recent[1].Reach.First = 5 }},
+		{"a list of a span without end", listing, func(m *Manifest) { m.Recent[0].Reach.Last = math.MaxInt64 }},
+		{"a list with microseconds", listing, func(m *Manifest) { m.Recent[0].Reach.LastTime = noon.Add(time.Microsecond) }},
+		{"an index that gives a full a reach", indexing, func(m *Manifest) { m.Index[0].Reach = m.Index[len(m.Index)-1].Reach }},
+		{"an index with a bad reach", indexing, func(m *Manifest) { m.Index[len(m.Index)-1].Reach.First = 0 }},
+		{"a prune that gives a full a reach", prune, func(m *Manifest) { m.Prune.Manifests[0].Reach = &Reach{Epoch: 1, First: 1, Last: 1, LastTime: noon} }},
 		{"a prune above itself", prune, func(m *Manifest) { m.Prune.Base = 43 }},
 		{"a prune of itself", prune, func(m *Manifest) { m.Prune.Manifests[0].Sequence = 42 }},
 		{"a prune with an object", prune, func(m *Manifest) { m.Objects = full().Objects }},

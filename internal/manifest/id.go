@@ -78,26 +78,27 @@ func ClusterName(cluster string) (name, id string, ok bool) {
 	return cluster[:i], cluster[i+1:], true
 }
 
-// Check reports whether c is one of "etcd/<name>", "hosts/<node>" and "drills".
+// Check reports whether c is one of "etcd/<name>", "hosts/<node>", "images" and "drills".
 func (c Chain) Check() error {
 	family, name, nested := strings.Cut(string(c), "/")
 	switch {
-	case c == "drills":
+	case c == "drills" || c == ImagesChain:
 		return nil
 	case nested && (family == "etcd" || family == "hosts"):
 		return checkElement("chain", name)
 	}
-	return fmt.Errorf("chain %q is none of etcd/<name>, hosts/<node> and drills", clip(string(c)))
+	return fmt.Errorf("chain %q is none of etcd/<name>, hosts/<node>, images and drills", clip(string(c)))
 }
 
 // kinds that each family of chains holds.
 var kindsOf = map[string][]Kind{
 	"etcd":   {KindFull, KindSegment, KindPrune, KindProof, KindRekey},
 	"hosts":  {KindFiles, KindPrune, KindRekey},
+	"images": {KindImages, KindBlob, KindPrune, KindRekey},
 	"drills": {KindDrill, KindPrune},
 }
 
-var allKinds = []Kind{KindFull, KindSegment, KindFiles, KindPrune, KindProof, KindDrill, KindRekey}
+var allKinds = []Kind{KindFull, KindSegment, KindFiles, KindPrune, KindProof, KindDrill, KindRekey, KindImages, KindBlob}
 
 func (c Chain) family() string {
 	family, _, _ := strings.Cut(string(c), "/")

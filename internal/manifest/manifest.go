@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -44,6 +45,8 @@ const (
 	KindProof   Kind = "proof"   // an earlier full was proved after its commit
 	KindDrill   Kind = "drill"   // a restore into a sandbox
 	KindRekey   Kind = "rekey"   // an earlier backup's data, sealed anew for other recipients
+	KindImages  Kind = "images"  // the container images of one node
+	KindBlob    Kind = "blob"    // one part of container images
 )
 
 // Hash is a SHA-256. Its text form is lower-case hexadecimal; the zero Hash is
@@ -110,17 +113,20 @@ type Manifest struct {
 	Created        time.Time  `json:"created"`                  // when capture began
 	NextExpectedBy *time.Time `json:"nextExpectedBy,omitempty"` // a head older than this is late
 	Writer         Writer     `json:"writer"`
-	Heads          []Head     `json:"heads,omitempty"` // of the writer's other chains and stores, as witnesses
-	Etcd           *Etcd      `json:"etcd,omitempty"`  // fulls
-	Host           *Host      `json:"host,omitempty"`  // files
-	Span           *Span      `json:"span,omitempty"`  // segments
-	Prune          *Prune     `json:"prune,omitempty"` // prunes
-	Proof          *Proof     `json:"proof,omitempty"` // proofs
-	Rekey          *Rekey     `json:"rekey,omitempty"` // rekeys
+	Heads          []Head     `json:"heads,omitempty"`  // of the writer's other chains and stores, as witnesses
+	Etcd           *Etcd      `json:"etcd,omitempty"`   // fulls
+	Host           *Host      `json:"host,omitempty"`   // files
+	Span           *Span      `json:"span,omitempty"`   // segments
+	Prune          *Prune     `json:"prune,omitempty"`  // prunes
+	Proof          *Proof     `json:"proof,omitempty"`  // proofs
+	Rekey          *Rekey     `json:"rekey,omitempty"`  // rekeys
+	Images         *Images    `json:"images,omitempty"` // images
+	Blob           *Blob      `json:"blob,omitempty"`   // blobs
 	Imported       string     `json:"imported,omitempty"`
 	Copied         *Head      `json:"copied,omitempty"` // where this was copied from: store, sequence and hash there
 	Objects        []Object   `json:"objects,omitempty"`
-	Index          []Entry    `json:"index,omitempty"` // fulls: the live entries of the chain before this one
+	Index          []Entry    `json:"index,omitempty"`  // fulls: the live entries of the chain before this one
+	Recent         []Entry    `json:"recent,omitempty"` // segments, now and then: the segments just before this one; it says nothing of others
 	Recipients     []string   `json:"recipients,omitempty"`
 	RetainUntil    *time.Time `json:"retainUntil,omitempty"`
 	Degraded       []string   `json:"degraded,omitempty"` // why this backup is less than it should be
@@ -169,6 +175,23 @@ type Etcd struct {
 	DBBytes         int64    `json:"dbBytes"`              // the database file without its hash trailer
 	Rate            float64  `json:"rate"`                 // revisions a second since the chain's last full; 0 if unknown
 	Encryption      []KeyUse `json:"encryption,omitempty"` // encryption keys that stored objects use
+	Mark            string   `json:"mark,omitempty"`       // keyed hash of the events of the last revision, as in Span
+}
+
+// etcd's default quota and the largest one advised (its documents, dev-guide/limit).
+const (
+	defaultQuota = 2 << 30
+	largestQuota = 8 << 30
+)
+
+// AssumedQuota is the quota in bytes that a cluster is taken to have where
+// nobody tells: etcd's default, or where the database shows that it has a larger
+// one, the largest that etcd's documents advise.
+func (e *Etcd) AssumedQuota() int64 {
+	if e.DBBytes <= defaultQuota {
+		return defaultQuota
+	}
+	return max(largestQuota, e.DBBytes)
 }
 
 // Member is one etcd member at capture.
@@ -189,20 +212,66 @@ type KeyUse struct {
 	Example  string `json:"example"` // an etcd key
 }
 
-// Host holds what may be known of a node's files without unsealing them.
-type Host struct {
-	Node  string `json:"node"`
-	Files int    `json:"files"`
-	Bytes int64  `json:"bytes"`
+// Name is the key's own, as an EncryptionConfiguration names it.
+func (u KeyUse) Name() KeyName {
+	provider, _, _ := strings.Cut(u.Provider, ":") // kms:v2 is kms's newer form
+	return KeyName{Provider: provider, Key: u.Key}
 }
 
-// Span is the contiguous span of revisions in a segment.
+// KeyName is one key of an EncryptionConfiguration: its provider and, for kms the
+// provider's, name. It tells nothing of the key itself.
+type KeyName struct {
+	Provider string `json:"provider"`
+	Key      string `json:"key"`
+}
+
+// Host holds what may be known of a node's files without unsealing them.
+type Host struct {
+	Node       string    `json:"node"`
+	Files      int       `json:"files"`
+	Bytes      int64     `json:"bytes"`
+	Encryption []KeyName `json:"encryption,omitempty"` // encryption keys that the files hold, by name, each once
+}
+
+// Span is the contiguous span of revisions in a segment, and what may be known
+// of it without unsealing: which revision was the last at which time, and what
+// the members' hashes were.
 type Span struct {
-	First       Revision   `json:"first"`
-	Last        Revision   `json:"last"`
-	FirstTime   time.Time  `json:"firstTime"`
-	LastTime    time.Time  `json:"lastTime"`
+	ClusterID EtcdID   `json:"clusterID"`
+	MemberID  EtcdID   `json:"memberID"` // whose watch this is
+	First     Revision `json:"first"`    // Last+1 where nothing changed: the segment only moves the recovery point
+	Last      Revision `json:"last"`
+	// All that etcd acknowledged before LastTime is at or below Last. By the
+	// recorder's clock, as all times here.
+	FirstTime time.Time   `json:"firstTime"`
+	LastTime  time.Time   `json:"lastTime"`
+	Events    int64       `json:"events"`           // changes of keys
+	RollUp    bool        `json:"rollUp,omitempty"` // sealed again from many segments, which it replaces
+	Times     []TimeDelta `json:"times,omitempty"`  // SetMoments and Moments have the plain form
+	// Compactions that were seen while this segment was recorded.
 	Compactions []Revision `json:"compactions,omitempty"`
+	Hashes      []HashKV   `json:"hashes,omitempty"`
+	Mark        string     `json:"mark,omitempty"` // keyed hash of the events of revision Last, to know them again by
+}
+
+// TimeDelta is a Moment as the difference to the one before it: milliseconds,
+// AtLeast, AtMost. The first one's are to FirstTime and to First-1.
+type TimeDelta [3]int64
+
+// Moment bounds the revision at a time.
+type Moment struct {
+	At      time.Time
+	AtLeast Revision // had been made before At
+	AtMost  Revision // holds all that was acknowledged before At
+}
+
+// HashKV is the hash that members gave of all keys at a revision, as of a
+// compact revision (0: never compacted).
+type HashKV struct {
+	Revision        Revision `json:"revision"`
+	CompactRevision Revision `json:"compactRevision"`
+	HashKV          uint32   `json:"hashKV"`
+	Members         []EtcdID `json:"members"` // who gave it; all of them the same
 }
 
 // Prune is the promise that precedes every deletion.
@@ -244,6 +313,7 @@ const (
 	RoleSnapshot Role = "snapshot" // zstd, age: an etcd snapshot file with its hash trailer
 	RoleEvents   Role = "events"   // zstd, age: a segment's events
 	RoleFiles    Role = "files"    // tar, zstd, age: host files
+	RoleBlob     Role = "blob"     // zstd, age: one part of container images
 )
 
 // Entry names an earlier manifest of the same chain.
@@ -252,4 +322,14 @@ type Entry struct {
 	Hash     Hash     `json:"hash"` // of its text
 	Kind     Kind     `json:"kind"`
 	ID       ID       `json:"id"`
+	Reach    *Reach   `json:"reach,omitempty"` // of a segment, so that it need not be read to know what it holds
+}
+
+// Reach is what an entry says of a segment.
+type Reach struct {
+	Epoch    uint64    `json:"epoch"`
+	First    Revision  `json:"first"`
+	Last     Revision  `json:"last"`
+	LastTime time.Time `json:"lastTime"`
+	RollUp   bool      `json:"rollUp,omitempty"`
 }

@@ -269,7 +269,7 @@ func TestOneKeyOfSeveralMaySuffice(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	s := signer(f, "cp1", 1)
 	trust := trusting(s)
-	for _, m := range []*Manifest{full(), small(), rekey(), rekeyOfFiles(), copied()} {
+	for _, m := range []*Manifest{full(), small(), rekey(), rekeyOfFiles(), copied(), segment(), listing(), indexing(), prune(), images(), blob()} {
 		f.Add(sign(f, m, s), true)
 		text, _ := m.Text()
 		f.Add(text[:len(text)-1], false)

@@ -3,6 +3,8 @@ package manifest
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -67,16 +69,40 @@ func newSigner(private string) (*Signer, error) {
 	if err := checkKeyName(known.Name()); err != nil {
 		return nil, err
 	}
-	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(private, "+", 5)[4])
+	seed, err := seedOf(private)
 	if err != nil {
-		return nil, fmt.Errorf("not a signing key (it begins with %s)", privatePrefix)
+		return nil, err
 	}
-	public := ed25519.NewKeyFromSeed(raw[1:]).Public().(ed25519.PublicKey)
+	public := ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
 	verifier, err := note.NewEd25519VerifierKey(known.Name(), public)
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", known.Name(), err)
 	}
 	return &Signer{note: known, verifier: verifier, private: func() string { return private }}, nil
+}
+
+// seedOf is the Ed25519 seed in a key's text that note has accepted: behind
+// the algorithm's byte in its last part.
+func seedOf(private string) ([]byte, error) {
+	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(private, "+", 5)[4])
+	if err != nil || len(raw) != 1+ed25519.SeedSize {
+		return nil, fmt.Errorf("not a signing key (it begins with %s)", privatePrefix)
+	}
+	return raw[1:], nil
+}
+
+// MarkKey is a secret of its own that is derived from the private key, for the
+// marks of events (internal/segment). It does not lead back to the private key.
+func (s *Signer) MarkKey() [32]byte {
+	seed, err := seedOf(s.private())
+	if err != nil {
+		panic("manifest: a signer that could not have been made: " + err.Error())
+	}
+	key, err := hkdf.Key(sha256.New, seed, nil, "lifeboat mark v1", 32)
+	if err != nil {
+		panic("manifest: derive a key of 32 bytes: " + err.Error())
+	}
+	return [32]byte(key)
 }
 
 // PrivateText is the private key file, which its writer must create with mode 0600.

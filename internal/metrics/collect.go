@@ -36,6 +36,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	if s.Loaded {
 		e.jobs(s)
 		e.chains(s)
+		e.recorders(s)
 		e.stores(s)
 		e.certificates(s)
 		e.gauge(omitted, float64(e.left))
@@ -268,6 +269,27 @@ func (e *exposition) inStore(chain string, etcd bool, in *status.InStore) {
 	}
 	if !in.RetainUntil.IsZero() {
 		e.time(lockedUntil, in.RetainUntil, chain, store)
+	}
+}
+
+func (e *exposition) recorders(s *status.Status) {
+	for i := range s.Recorders {
+		r := &s.Recorders[i]
+		e.gauge(recorderActive, truth(r.Active && r.Running), r.Chain)
+		e.gauge(recorderRevision, float64(r.Revision), r.Chain)
+		e.time(recorderRecorded, r.Recorded, r.Chain)
+		e.gauge(recorderSpool, float64(r.SpoolBytes), r.Chain)
+		e.gauge(recorderLimit, float64(r.SpoolLimit), r.Chain)
+		e.gauge(recorderWanted, truth(r.Wanted != ""), r.Chain)
+		e.gauge(recorderGaps, float64(r.Gaps), r.Chain)
+		for j := range r.Stores {
+			in := &r.Stores[j]
+			e.time(recorderPoint, in.RecoveryPoint, r.Chain, in.Store)
+			e.gauge(recorderEpoch, float64(in.Epoch), r.Chain, in.Store)
+			e.gauge(recorderBehind, float64(in.Behind), r.Chain, in.Store)
+			e.gauge(recorderSegments, float64(in.Segments), r.Chain, in.Store, "segment")
+			e.gauge(recorderSegments, float64(in.RollUps), r.Chain, in.Store, "rollup")
+		}
 	}
 }
 

@@ -74,9 +74,24 @@ var (
 	stageDuration  = declare("histogram", "lifeboat_backup_stage_duration_seconds", "Duration of the stages of backups and verifications.", "stage")
 )
 
+// About recorders.
+var (
+	recorderActive   = gauge("lifeboat_recorder_active", "1 while this agent records the changes of etcd; 0 while it stands by or fails. Absent: recording is turned off.", "chain")
+	recorderRevision = gauge("lifeboat_recorder_revision", "Revision up to which this agent has recorded all changes on its disk.", "chain")
+	recorderRecorded = gauge("lifeboat_recorder_recorded_timestamp_seconds", "All that etcd acknowledged until then is on this agent's disk or in a store: how far the recorder lags behind etcd; 0: not known.", "chain")
+	recorderPoint    = gauge("lifeboat_recorder_recovery_point_timestamp_seconds", "All that etcd acknowledged until then can be restored from the store, by what this agent knows; 0: not known.", "chain", "store")
+	recorderEpoch    = gauge("lifeboat_recorder_epoch", "Epoch of the history that is recorded in the store; 0: not known.", "chain", "store")
+	recorderBehind   = gauge("lifeboat_recorder_behind_bytes", "Bytes of the spool that the store does not have yet.", "chain", "store")
+	recorderSpool    = gauge("lifeboat_recorder_spool_bytes", "Bytes of the spool on this agent's disk.", "chain")
+	recorderLimit    = gauge("lifeboat_recorder_spool_limit_bytes", "Bytes that the spool may have, as configured.", "chain")
+	recorderWanted   = gauge("lifeboat_recorder_full_wanted", "1 while the recorder asks for a full backup.", "chain")
+	recorderGaps     = counter("lifeboat_recorder_gaps_total", "Gaps in the history of a store that this agent found: no time in them can be restored.", "chain")
+	recorderSegments = counter("lifeboat_recorder_segments_total", "Segments that this agent committed to the store; rollup: those that replace many.", "chain", "store", "kind")
+)
+
 // About what the stores hold.
 var (
-	recoveryPoint = gauge("lifeboat_recovery_point_timestamp_seconds", "The state that a restore of the latest backup gives back, over all stores; 0: there is none.", "chain")
+	recoveryPoint = gauge("lifeboat_recovery_point_timestamp_seconds", "The state that a restore of the latest backup gives back, without the changes recorded since, over all stores; 0: there is none.", "chain")
 	lastSuccess   = gauge("lifeboat_backup_last_success_timestamp_seconds", "Capture time of the newest backup; 0: there is none.", "chain", "store")
 	lastWhole     = gauge("lifeboat_backup_last_whole_timestamp_seconds", "Capture time of the newest backup that is not degraded; 0: there is none.", "chain", "store")
 	lastProved    = gauge("lifeboat_backup_last_proved_timestamp_seconds", "Capture time of the newest full that was compared with the members; 0: there is none.", "chain", "store")
@@ -99,7 +114,7 @@ var (
 )
 
 // stages bounds the label of stageDuration.
-var stages = []string{"snapshot", "prove", "seal", "commit", "verify", "prune", "fetch", "check", "edit", "install", "write"}
+var stages = []string{"snapshot", "prove", "seal", "commit", "verify", "prune", "fetch", "check", "apply", "edit", "install", "write"}
 
 func bounded(word string, among []string) string {
 	if slices.Contains(among, word) {

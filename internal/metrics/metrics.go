@@ -66,7 +66,9 @@ func (m *Metrics) Listener() events.Listener {
 		case events.Warning:
 			m.tally.add(warnings, 1)
 		case events.Committed:
-			m.tally.add(commits, 1, e.Chain, e.Store, "success")
+			if !e.Segment { // those are counted by the recorder
+				m.tally.add(commits, 1, e.Chain, e.Store, "success")
+			}
 		case events.StoreFailed:
 			if e.Chain != "" { // else it was not ready for any, and each chain's failure follows
 				m.tally.add(commits, 1, e.Chain, e.Store, "failure")

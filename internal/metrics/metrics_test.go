@@ -56,6 +56,13 @@ func loaded() *status.Status {
 			{Kind: status.Prune, Schedule: "@daily", Interval: 24 * time.Hour, LastSuccess: ago(30 * time.Hour)},
 			{Kind: status.Drill, Schedule: "@weekly", Interval: 168 * time.Hour},
 		},
+		Recorders: []status.Recorder{{
+			Chain: "etcd/main", Interval: 2 * time.Second, Running: true, Active: true, Revision: 123999, Recorded: ago(time.Second),
+			SpoolBytes: 5 << 20, SpoolLimit: 1 << 30, Gaps: 1, Wanted: "there was a gap", Stores: []status.RecorderStore{
+				{Store: s3, Epoch: 2, Revision: 123990, RecoveryPoint: ago(3 * time.Second), Behind: 1000, Segments: 900, RollUps: 1},
+				{Store: disk, Behind: 5 << 20, Waiting: "it needs a full"},
+			},
+		}},
 		Runs: []status.Run{
 			{Kind: status.Full, Target: "etcd/main", Result: status.Failed, Duration: time.Hour, Reason: status.EtcdDown},
 			{Kind: status.Full, Target: "etcd/main", Result: status.Succeeded, Duration: 90 * time.Second},

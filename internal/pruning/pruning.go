@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -52,6 +53,7 @@ type Chain struct {
 	Removed   int               // backups
 	Freed     int64             // stored bytes of all that the prune manifest names
 	Garbage   int               // backups that were never finished, whose data goes
+	Segments  int               // that a roll-up has replaced, or that no point in the window needs
 	Changes   bool              // a prune manifest was committed, or with DryRun would be
 	Committed manifest.Sequence // of the prune manifest; 0: there was nothing to do, or it was a dry run
 	Err       error             // why the chain was left alone
@@ -149,6 +151,7 @@ func prune(ctx context.Context, repo *repository.Repository, name manifest.Chain
 	o.Events.Emit(events.StageStarted{Stage: "prune", Chain: string(name)})
 	pruned, err := repo.Prune(ctx, name, nil, repository.PruneOptions{
 		DryRun: o.DryRun,
+		Window: func(now time.Time) time.Time { return now.Add(-max(0, o.Policy.PointInTime)) },
 		// It may be asked several times; the last answer is what counts.
 		Choose: func(backups []repository.Backup, now time.Time) (remove []manifest.ID) {
 			chain.Backups, remove = o.choose(backups, now)
@@ -158,6 +161,7 @@ func prune(ctx context.Context, repo *repository.Repository, name manifest.Chain
 	chain.Err = err
 	if err == nil {
 		chain.Removed, chain.Freed, chain.Garbage = len(removedBackups(chain.Backups, pruned.Removed)), pruned.Bytes, len(pruned.Dropped)
+		chain.Segments = pruned.Segments
 		chain.Changes = pruned.Manifests > 0 || len(pruned.Objects) > 0
 		if pruned.Commit != nil {
 			chain.Committed = pruned.Commit.Sequence
@@ -167,8 +171,25 @@ func prune(ctx context.Context, repo *repository.Repository, name manifest.Chain
 	return chain
 }
 
-// choose asks the policy about a chain's backups.
-func (o Options) choose(backups []repository.Backup, now time.Time) ([]Backup, []manifest.ID) {
+// choose asks the policy about a chain's backups. Images are several nodes' in one
+// chain: what one node saves pushes out nothing of another's.
+func (o Options) choose(backups []repository.Backup, now time.Time) (decided []Backup, remove []manifest.ID) {
+	if len(backups) > 0 && backups[0].Images != nil {
+		of := map[string][]repository.Backup{}
+		for _, b := range backups {
+			of[b.Images.Node] = append(of[b.Images.Node], b)
+		}
+		for _, node := range slices.Sorted(maps.Keys(of)) {
+			d, r := o.chooseOf(of[node], now)
+			decided, remove = append(decided, d...), append(remove, r...)
+		}
+		slices.SortStableFunc(decided, func(a, b Backup) int { return b.Created.Compare(a.Created) })
+		return decided, remove
+	}
+	return o.chooseOf(backups, now)
+}
+
+func (o Options) chooseOf(backups []repository.Backup, now time.Time) ([]Backup, []manifest.ID) {
 	items := make([]retention.Item, len(backups))
 	of := map[string]repository.Backup{}
 	for i, b := range backups {
@@ -196,7 +217,7 @@ func (o Options) choose(backups []repository.Backup, now time.Time) ([]Backup, [
 
 func item(b repository.Backup) retention.Item {
 	i := retention.Item{
-		ID: string(b.ID), Kind: string(b.Kind), Created: b.Created, Proved: b.Proved,
+		ID: string(b.ID), Kind: string(b.Kind), Created: b.Created, Proved: b.Proved, Base: b.Base,
 		Degraded: len(b.Degraded) > 0, Imported: b.Imported != "",
 	}
 	if b.RetainUntil != nil {

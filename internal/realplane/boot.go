@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
+	"path"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -21,7 +21,9 @@ type bootOrder struct {
 	Name    string
 	Root    string            // folder that becomes /
 	Address string            // 10.77.0.11
+	Cgroup  string            // of the plane; the machine's is the one below it with its name
 	Tools   map[string]string // folder in the machine -> folder of this machine, read-only
+	Backups string            // folder of this machine that is at Backups
 }
 
 // boot is a machine's PID 1, in fresh mount, PID, network, host name and IPC
@@ -35,10 +37,13 @@ func boot() int {
 		}
 	}
 	if err == nil {
-		err = superviseForever()
+		err = newSupervisor(path.Join("/", order.Cgroup, order.Name)).run(supervisorSocket)
 	}
-	fmt.Fprintln(os.Stderr, "machine", order.Name+":", err)
-	return 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "machine", order.Name+":", err)
+		return 1
+	}
+	return 0 // switched off
 }
 
 // plugIn waits for the cable, which the plane puts into this namespace, and
@@ -94,6 +99,9 @@ func mountRoot(o bootOrder) error {
 			return err
 		}
 	}
+	if err := bind(o.Backups, in(Backups), false); err != nil {
+		return err
+	}
 	for _, m := range []struct {
 		kind, at string
 		flags    uintptr
@@ -110,6 +118,10 @@ func mountRoot(o bootOrder) error {
 		if err := syscall.Mount(m.kind, in(m.at), m.kind, m.flags, m.options); err != nil {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
+	}
+	// Its being there means that systemd runs the machine (sd_booted(3)): see systemctl.go.
+	if err := os.MkdirAll(in("/run/systemd/system"), 0o755); err != nil {
+		return err
 	}
 	for _, tree := range []string{"/dev", cgroupRoot} {
 		if err := bind(tree, in(tree), false); err != nil {
@@ -178,97 +190,4 @@ func enterRoot(o bootOrder) error {
 		return fmt.Errorf("forward packets: %w", err)
 	}
 	return nil
-}
-
-// service is a program that PID 1 keeps running.
-type service struct {
-	name  string
-	ready func() bool // may it run now
-	args  func() []string
-	pid   int // 0: not running
-}
-
-// superviseForever starts services and reaps every process that ends. It
-// returns only an error; a power cut kills it.
-func superviseForever() error {
-	services := []*service{
-		{name: "containerd", ready: func() bool { return true }, args: func() []string {
-			return []string{"containerd", "-c", "/etc/containerd/config.toml"}
-		}},
-		{name: "kubelet", ready: kubeletMayRun, args: kubeletArgs},
-	}
-	for ; ; time.Sleep(100 * time.Millisecond) {
-		for _, s := range services {
-			if err := s.tend(); err != nil {
-				return err
-			}
-		}
-		for {
-			pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
-			if err != nil || pid <= 0 {
-				break
-			}
-			for _, s := range services {
-				if s.pid == pid {
-					s.pid = 0
-				}
-			}
-		}
-	}
-}
-
-// tend starts a service that may run and doesn't, and ends one that must not.
-func (s *service) tend() error {
-	ready := s.ready()
-	if s.pid != 0 {
-		if !ready {
-			_ = syscall.Kill(s.pid, syscall.SIGTERM)
-		}
-		return nil
-	}
-	if !ready {
-		return nil
-	}
-	log, err := os.OpenFile(filepath.Join("/var/log", s.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	args := s.args()
-	if err := os.Setenv("PATH", Path); err != nil {
-		return err
-	}
-	program, err := exec.LookPath(args[0])
-	if err != nil {
-		return fmt.Errorf("start %s: %w", s.name, err)
-	}
-	process, err := os.StartProcess(program, args, &os.ProcAttr{
-		Env: []string{"PATH=" + Path, "HOME=/root"}, Files: []*os.File{nil, log, log}, Dir: "/",
-	})
-	if err != nil {
-		return fmt.Errorf("start %s: %w", s.name, err)
-	}
-	s.pid = process.Pid
-	return process.Release() // the loop above reaps it
-}
-
-// kubeletSwitch is a file that keeps kubelet off, across power cuts too.
-const kubeletSwitch = "/var/lib/machine/kubelet-off"
-
-// kubeletMayRun is what the kubelet package's unit does by restarting for ever:
-// without its configuration, which kubeadm writes, it can't start.
-func kubeletMayRun() bool {
-	if _, err := os.Stat(kubeletSwitch); err == nil {
-		return false
-	}
-	info, err := os.Stat("/var/lib/kubelet/config.yaml")
-	return err == nil && info.Size() > 0
-}
-
-// kubeletArgs is the command of kubeadm's unit file, by a shell because of the
-// environment file.
-func kubeletArgs() []string {
-	return []string{"/bin/sh", "-c", `[ ! -e /var/lib/kubelet/kubeadm-flags.env ] || . /var/lib/kubelet/kubeadm-flags.env
-exec kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \
-	--config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS`}
 }

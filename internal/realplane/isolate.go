@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// The test binary runs as three kinds of process. This variable says which.
+// The test binary runs as three kinds of process, besides systemctl. This
+// variable says which.
 const roleVariable = "LIFEBOAT_REALPLANE_ROLE"
 
 const (
@@ -34,6 +35,9 @@ const workVariable = "LIFEBOAT_REALPLANE_WORK"
 //
 // Without EnableVariable the tests run as they are, and Start skips them.
 func Isolate(m *testing.M) int {
+	if filepath.Base(os.Args[0]) == systemctlName {
+		return systemctl(os.Args[1:])
+	}
 	switch os.Getenv(roleVariable) {
 	case roleMachine:
 		return boot()
@@ -53,6 +57,17 @@ func Isolate(m *testing.M) int {
 		return 1
 	}
 	return code
+}
+
+// full is the value of EnableVariable with which the long tests run, too.
+const full = "full"
+
+// RequireFull skips a test that takes minutes, unless all are wanted.
+func RequireFull(t testing.TB) {
+	t.Helper()
+	if os.Getenv(EnableVariable) != full {
+		t.Skipf("takes minutes: make e2e-full sets %s=%s", EnableVariable, full)
+	}
 }
 
 // Require skips a test unless EnableVariable is set, and returns the name of the

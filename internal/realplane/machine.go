@@ -2,6 +2,7 @@ package realplane
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -20,16 +21,19 @@ type Machine struct {
 	Address string
 	Root    string // its root file system, also when it is off; changes are seen at once
 
-	plane  *Plane
-	number int
-	cmd    *exec.Cmd // PID 1; nil when off
-	done   chan struct{}
+	plane    *Plane
+	number   int
+	installs int       // how often it was formatted
+	cmd      *exec.Cmd // PID 1; nil when off
+	done     chan struct{}
 }
 
-// Format gives the machine an empty disk, with what an installation of the
-// operating system and of containerd leaves there.
-func (m *Machine) Format() {
+// Format gives the machine, which is off, an empty disk, with what an
+// installation of the operating system and of containerd leaves there. Only
+// containerd's images stay, if they are to.
+func (m *Machine) Format(images Images) {
 	m.plane.t.Helper()
+	m.installs++
 	if m.cmd != nil {
 		m.plane.t.Fatalf("format %s: it is on", m.Name)
 	}
@@ -37,8 +41,8 @@ func (m *Machine) Format() {
 		m.plane.t.Fatal(err)
 	}
 	for _, folder := range []string{
-		"/etc/cni/net.d", "/etc/containerd", "/etc/kubernetes", "/opt", "/opt/cni/bin", "/root",
-		"/var/lib/containerd", "/var/lib/kubelet", "/var/lib/machine", "/var/log", "/var/tmp",
+		"/etc/cni/net.d", "/etc/containerd", "/etc/kubernetes", "/opt", "/opt/cni/bin", "/root", "/var/lib/kubelet",
+		"/var/lib/machine", "/var/log", "/var/tmp",
 	} {
 		if err := os.MkdirAll(filepath.Join(m.Root, folder), 0o755); err != nil {
 			m.plane.t.Fatal(err)
@@ -49,23 +53,32 @@ func (m *Machine) Format() {
 			m.plane.t.Fatal(err)
 		}
 	}
+	if err := os.Symlink("../run", filepath.Join(m.Root, "/var/run")); err != nil { // where kubeadm looks for containerd
+		m.plane.t.Fatal(err)
+	}
 	for name, text := range m.installation() {
 		if err := os.WriteFile(filepath.Join(m.Root, name), []byte(text), 0o644); err != nil {
 			m.plane.t.Fatal(err)
 		}
+	}
+	if images == KeepImages {
+		m.linkStore()
+	} else if err := os.MkdirAll(filepath.Join(m.Root, imageStore), 0o755); err != nil {
+		m.plane.t.Fatal(err)
 	}
 }
 
 // installation is the content of the files that a new machine has.
 func (m *Machine) installation() map[string]string {
 	hosts := "127.0.0.1 localhost\n"
-	for _, other := range m.plane.Machines {
+	for number := range 9 { // those that may come, too
+		other := m.plane.machine(number + 1)
 		hosts += other.Address + " " + other.Name + "\n"
 	}
 	return map[string]string{
 		"/etc/hosts":         hosts,
 		"/etc/hostname":      m.Name + "\n",
-		"/etc/machine-id":    fmt.Sprintf("%032x\n", m.number),
+		"/etc/machine-id":    fmt.Sprintf("%016x%016x\n", m.number, m.installs),
 		"/etc/resolv.conf":   "",
 		"/etc/passwd":        "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"/etc/group":         "root:x:0:\nnogroup:x:65534:\n",
@@ -95,16 +108,24 @@ func (m *Machine) installation() map[string]string {
 func (m *Machine) PowerOn() {
 	t := m.plane.t
 	t.Helper()
+	if m.cmd != nil {
+		t.Fatalf("power on %s: it is on", m.Name)
+	}
+	// What ran before the power cut left groups that a real kernel forgets.
+	if err := removeCgroups(filepath.Join(m.plane.cgroup, m.Name)); err != nil {
+		t.Fatal(err)
+	}
 	if err := makeCgroups(m.plane.cgroup, m.Name); err != nil {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(repository(), "bin")
 	order, err := json.Marshal(bootOrder{
-		Name: m.Name, Root: m.Root, Address: m.Address,
+		Name: m.Name, Root: m.Root, Address: m.Address, Cgroup: m.plane.cgroup, Backups: m.plane.Backups,
 		Tools: map[string]string{
 			"/opt/kube":     filepath.Join(bin, "tools", "kube"),
 			"/opt/etcd":     filepath.Join(bin, "tools", "etcd-"+etcdVersion),
 			"/opt/lifeboat": bin,
+			"/opt/machine":  m.plane.tools(),
 		},
 	})
 	if err != nil {
@@ -148,37 +169,50 @@ func (m *Machine) PowerOn() {
 	})
 }
 
-// PowerOff is a power cut: everything in the machine is killed at once.
-func (m *Machine) PowerOff() {
-	if m.cmd == nil {
-		return
-	}
-	_ = m.cmd.Process.Kill()
-	<-m.done
-	m.cmd = nil
-}
-
 // On reports whether the machine is on.
 func (m *Machine) On() bool { return m.cmd != nil }
 
 // Command is a command in the machine, with the machine's names, files and
-// network. Machine tools are in Path.
+// network. Machine tools are in Path. Whoever runs it sets a limit.
 func (m *Machine) Command(args ...string) *exec.Cmd {
+	m.plane.t.Helper()
+	return m.command(context.Background(), args...)
+}
+
+func (m *Machine) command(ctx context.Context, args ...string) *exec.Cmd {
 	m.plane.t.Helper()
 	if m.cmd == nil {
 		m.plane.t.Fatalf("run %v in %s: it is off", args, m.Name)
 	}
-	cmd := exec.Command("nsenter", append([]string{
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{
 		"--target", strconv.Itoa(m.cmd.Process.Pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--",
 		"env", "-i", "PATH=" + Path, "HOME=/root", "KUBECONFIG=/etc/kubernetes/admin.conf",
 	}, args...)...)
+	cmd.WaitDelay = time.Second
 	return cmd
 }
+
+// runLimit is how long Try and Run let a command take: more than any of
+// kubeadm's own limits.
+const runLimit = 6 * time.Minute
 
 // Try runs a command in the machine and returns all that it printed.
 func (m *Machine) Try(args ...string) (output string, err error) {
 	m.plane.t.Helper()
-	out, err := m.Command(args...).CombinedOutput()
+	return m.TryInput("", args...)
+}
+
+// TryInput is Try with something to read.
+func (m *Machine) TryInput(input string, args ...string) (output string, err error) {
+	m.plane.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), runLimit, fmt.Errorf("no end after %v", runLimit))
+	defer cancel()
+	cmd := m.command(ctx, args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -192,32 +226,49 @@ func (m *Machine) Run(args ...string) string {
 // RunInput is Run with something to read.
 func (m *Machine) RunInput(input string, args ...string) string {
 	m.plane.t.Helper()
-	cmd := m.Command(args...)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), runLimit, fmt.Errorf("no end after %v", runLimit))
+	defer cancel()
+	cmd := m.command(ctx, args...)
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = strings.NewReader(input), &stderr
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		m.plane.t.Fatalf("%s: %s: %v\n%s%s", m.Name, strings.Join(args, " "), err, out, stderr.String())
 	}
 	return strings.TrimSpace(string(out))
 }
 
-// SwitchKubelet turns the kubelet service on or off, also for the next boots. It
-// doesn't wait. Containers go on without it.
+// SwitchKubelet turns the kubelet service on or off, also for the next boots, as
+// `systemctl enable --now` and `disable --now` do it. It waits on a machine that
+// is on. Containers go on without it.
 func (m *Machine) SwitchKubelet(on bool) {
 	m.plane.t.Helper()
-	file := filepath.Join(m.Root, kubeletSwitch)
-	var err error
-	if on {
-		if err = os.Remove(file); os.IsNotExist(err) {
-			err = nil
+	if m.cmd != nil {
+		verb := "disable"
+		if on {
+			verb = "enable"
 		}
-	} else {
-		err = os.WriteFile(file, nil, 0o644)
+		m.Run("systemctl", verb, "--now", "kubelet")
+		return
+	}
+	file := filepath.Join(m.Root, kubeletSwitch)
+	err := os.WriteFile(file, nil, 0o644)
+	if on {
+		err = os.Remove(file)
 	}
 	if err != nil {
 		m.plane.t.Fatal(err)
 	}
+}
+
+// Lifeboat runs the binary of `make build` in the machine and returns all that
+// it printed.
+func (m *Machine) Lifeboat(args ...string) (output string, err error) {
+	m.plane.t.Helper()
+	return m.Try(append([]string{"lifeboat"}, args...)...)
 }
 
 // ImportImages gives containerd images from archives.

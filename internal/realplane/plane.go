@@ -1,7 +1,7 @@
 package realplane
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,18 +18,24 @@ const (
 	bridge  = "plane0"
 )
 
+// Backups is a folder that all machines of a plane share and that outlives them.
+// Plane.Backups is where the tests find it.
+const Backups = "/backups"
+
 // Path is the search path in a machine.
-const Path = "/opt/kube:/opt/etcd:/opt/lifeboat:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const Path = "/opt/machine:/opt/kube:/opt/etcd:/opt/lifeboat:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Plane is a set of machines on one network. It ends with the test.
 type Plane struct {
-	Machines []*Machine
+	Machines []*Machine // also those that are off or were replaced
+	Backups  string     // the machines' folder of that name
 
-	t       testing.TB
-	work    string // folder on the host's disk
-	cgroup  string
-	archive []string // image archives
-	began   time.Time
+	t        testing.TB
+	work     string // folder on the host's disk
+	cgroup   string
+	balancer *balancer
+	cluster  *cluster // nil before InitControlPlane
+	began    time.Time
 }
 
 // Start switches on as many machines, each with an empty disk, an own kubelet
@@ -42,24 +48,61 @@ func Start(t testing.TB, machines int) *Plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Plane{t: t, work: work, cgroup: cgroup, began: time.Now()}
+	p := &Plane{t: t, work: work, cgroup: cgroup, began: time.Now(), Backups: filepath.Join(work, "backups")}
 	t.Cleanup(p.down)
-	p.archive = p.writeImages()
-	p.Logf("image archives written")
-	for i := range machines {
-		m := &Machine{Name: fmt.Sprintf("cp%d", i+1), Address: fmt.Sprintf("10.77.0.%d", 11+i), plane: p, number: i + 1}
-		m.Root = filepath.Join(work, m.Name)
-		p.Machines = append(p.Machines, m)
+	for _, folder := range []string{p.Backups, p.tools()} {
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, m := range p.Machines {
-		m.Format()
-		m.PowerOn()
+	if err := copyProgram("/proc/self/exe", filepath.Join(p.tools(), systemctlName)); err != nil {
+		t.Fatal(err)
 	}
-	for _, m := range p.Machines {
-		m.ImportImages(p.archive...)
+	p.fillStore()
+	for range machines {
+		p.NewMachine(KeepImages)
 	}
-	p.Logf("%d machines on, images imported", machines)
+	p.Logf("%d machines on", machines)
 	return p
+}
+
+// NewMachine adds and boots a machine that nobody has seen before: the next name
+// and address, an empty disk. The load balancer knows it at once.
+func (p *Plane) NewMachine(images Images) *Machine {
+	p.t.Helper()
+	m := p.machine(len(p.Machines) + 1)
+	p.Machines = append(p.Machines, m)
+	m.Format(images)
+	m.PowerOn()
+	if p.balancer != nil {
+		p.balancer.add(m.Address)
+	}
+	return m
+}
+
+func (p *Plane) machine(number int) *Machine {
+	name := fmt.Sprintf("cp%d", number)
+	return &Machine{
+		Name: name, Address: fmt.Sprintf("10.77.0.%d", 10+number), Root: filepath.Join(p.work, name),
+		plane: p, number: number,
+	}
+}
+
+// tools is the folder with the machines' systemctl.
+func (p *Plane) tools() string { return filepath.Join(p.work, "tools") }
+
+func copyProgram(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // down cuts the power of every machine, and says what they last wrote if the
@@ -69,7 +112,7 @@ func (p *Plane) down() {
 		if p.t.Failed() {
 			m.lastWords()
 		}
-		m.PowerOff()
+		m.PowerCut()
 	}
 }
 
@@ -109,18 +152,33 @@ func relay(client net.Conn, turn int, targets []string) {
 		if err != nil {
 			continue
 		}
-		defer server.Close()
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			defer cancel()
-			_, _ = io.Copy(server, client)
-			_ = server.(*net.TCPConn).CloseWrite()
-		}()
-		_, _ = io.Copy(client, server)
-		_ = client.(*net.TCPConn).CloseWrite()
-		<-ctx.Done()
+		splice(client, server)
 		return
 	}
+}
+
+// splice passes bytes both ways until both sides have ended.
+func splice(client, server net.Conn) {
+	defer server.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(server, client)
+		_ = server.(*net.TCPConn).CloseWrite()
+	}()
+	_, _ = io.Copy(client, server)
+	_ = client.(*net.TCPConn).CloseWrite()
+	<-done
+}
+
+// Stage is a step of a test: it logs how long it took.
+func (p *Plane) Stage(name string, step func()) time.Duration {
+	p.t.Helper()
+	began := time.Now()
+	step()
+	took := time.Since(began)
+	p.Logf("STAGE %s: %.1f s", name, took.Seconds())
+	return took
 }
 
 // Wait asks again until the condition holds, and ends the test if it doesn't

@@ -15,7 +15,7 @@ import (
 	"lifeboat/storage"
 )
 
-// Backup is one full of etcd or one node's files.
+// Backup is one full of etcd, or one node's files or images; or one blob.
 type Backup struct {
 	*manifest.Manifest
 	Hash   manifest.Hash // of the manifest's text
@@ -24,6 +24,10 @@ type Backup struct {
 	// Rekeyed is the id of the rekey whose objects, recipients and lock the
 	// manifest shows in place of its own; empty if there is none.
 	Rekeyed manifest.ID
+
+	// Base says, to a prune that chooses, that points of the window, or the
+	// latest, are restored from it.
+	Base bool
 
 	rekey  *Loaded
 	signed bool // its own signature was checked; else an index vouches for it
@@ -157,7 +161,7 @@ func (r *Repository) loadAll(ctx context.Context, l *listing, chains []manifest.
 	return views, nil
 }
 
-// Backups lists the view's fulls and files, in the chain's order, each with the
+// Backups lists the view's fulls, files and images, in the chain's order, each with the
 // objects in effect.
 func (v *View) Backups() []Backup {
 	proofs := map[manifest.ID]*manifest.Proof{}
@@ -169,7 +173,7 @@ func (v *View) Backups() []Backup {
 	rekeys, _ := v.rekeys()
 	var backups []Backup
 	for _, m := range v.Manifests {
-		if m.Kind != manifest.KindFull && m.Kind != manifest.KindFiles {
+		if !backupKind(m.Kind) {
 			continue
 		}
 		b := Backup{

@@ -42,16 +42,31 @@ const failedAttempts = 3
 // Calling it again with the same draft after an error is safe: a commit that
 // took effect is found by its id. It fails with ErrSuperseded, ErrTooOld,
 // ErrReplaced or ErrNoSigner when there is no point in trying again.
+//
+// A full's Epoch is the least that it is committed in: with one above the
+// chain's it starts a new epoch, for a writer that knows what neither cluster id
+// nor revision shows. A segment's is the one that it continues, 0 for any; see
+// Appender.Commit, which is faster.
 func (r *Repository) Commit(ctx context.Context, draft *manifest.Manifest) (*Committed, error) {
-	c := &commit{
-		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects, depth: depth{tail: true},
-		draft: func(*View) (*manifest.Manifest, error) { return draft, nil },
-	}
-	done, err := c.run(ctx)
+	done, err := r.commitOf(draft).run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("commit %s to %s in %s: %w", draft.ID, draft.Chain, r.opts.Name, err)
 	}
 	return done, nil
+}
+
+func (r *Repository) commitOf(draft *manifest.Manifest) *commit {
+	c := &commit{
+		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects, depth: depth{tail: true},
+	}
+	c.draft = func(view *View) (*manifest.Manifest, error) { return draft, nil }
+	if draft.Kind == manifest.KindImages {
+		c.depth.tail = false // all blobs are looked for
+	}
+	if draft.Kind == manifest.KindSegment {
+		c.fits = func(ctx context.Context, view *View) error { return r.fits(ctx, view, draft) }
+	}
+	return c
 }
 
 // commit is one commit on its way.
@@ -67,6 +82,12 @@ type commit struct {
 	// draft gives what to commit behind a view: for a backup always the same,
 	// for a prune what that view leaves to prune; nil means nothing.
 	draft func(*View) (*manifest.Manifest, error)
+
+	// fits says why the draft has no place behind a view; nil: it always has.
+	fits func(context.Context, *View) error
+
+	view  *View     // the last that was read; nil: none was
+	asked time.Time // when reading it began
 }
 
 func (c *commit) run(ctx context.Context) (*Committed, error) {
@@ -81,7 +102,7 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 	}
 	failed := 0
 	for range attempts {
-		view, err := c.r.load(ctx, c.chain, c.depth)
+		view, err := c.load(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -92,22 +113,20 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 		if err != nil || m == nil {
 			return nil, err
 		}
-		if age := c.r.now().Sub(c.created); age > GiveUpAfter && !c.anyAge {
-			return nil, fmt.Errorf("%w: its capture began %s ago, limit %s", ErrTooOld, age.Round(time.Second), GiveUpAfter)
+		if !c.anyAge {
+			if err := c.r.checkAge(c.created); err != nil {
+				return nil, err
+			}
 		}
-		// The commit point. Before the create takes effect the backup is
-		// garbage; after it, a whole backup, whether or not we live to know.
-		putErr := c.r.store.Put(ctx, c.r.stored(ManifestName(c.chain, m.Sequence)), bytes.NewReader(signed), storage.PutOptions{
-			IfAbsent: true, RetainUntil: retain(m),
-		})
+		putErr := c.r.create(ctx, m, signed)
 		// Nor does an answer make it count: only the chain, read again, does.
-		view, err = c.r.load(ctx, c.chain, c.depth)
+		view, err = c.load(ctx)
 		if err != nil {
 			return nil, errors.Join(putErr, fmt.Errorf("read back, so it is not known whether the commit took effect: %w", err))
 		}
 		if done, err := c.settled(ctx, view); done != nil || err != nil {
 			if done != nil {
-				c.announce(done)
+				c.r.announce(done)
 			}
 			return done, err
 		}
@@ -118,6 +137,31 @@ func (c *commit) run(ctx context.Context) (*Committed, error) {
 		}
 	}
 	return nil, fmt.Errorf("other writers were faster %d times", attempts)
+}
+
+// create is the commit point. Before it takes effect the backup is garbage; after
+// it, a whole backup, whether or not we live to know.
+func (r *Repository) create(ctx context.Context, m *manifest.Manifest, signed []byte) error {
+	return r.store.Put(ctx, r.stored(ManifestName(m.Chain, m.Sequence)), bytes.NewReader(signed), storage.PutOptions{
+		IfAbsent: true, RetainUntil: retain(m),
+	})
+}
+
+// checkAge refuses captures that began too long ago for a pruner to wait for.
+func (r *Repository) checkAge(created time.Time) error {
+	if age := r.now().Sub(created); age > GiveUpAfter {
+		return fmt.Errorf("%w: its capture began %s ago, limit %s", ErrTooOld, age.Round(time.Second), GiveUpAfter)
+	}
+	return nil
+}
+
+func (c *commit) load(ctx context.Context) (*View, error) {
+	asked := c.r.opts.Now()
+	view, err := c.r.load(ctx, c.chain, c.depth)
+	if err == nil {
+		c.view, c.asked = view, asked
+	}
+	return view, err
 }
 
 // settled looks for the end of the matter in a fresh view: our manifest
@@ -150,6 +194,11 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 	if err != nil || draft == nil {
 		return nil, nil, err
 	}
+	if c.fits != nil {
+		if err := c.fits(ctx, view); err != nil {
+			return nil, nil, err
+		}
+	}
 	for _, p := range view.Problems {
 		if p.Kind == NewerFormat {
 			return nil, nil, &VerificationError{Doing: "a newer lifeboat writes this chain; upgrade", Problems: []Problem{p}}
@@ -158,8 +207,13 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 	if err := c.r.checkObjects(ctx, c.chain, c.id, c.objects); err != nil {
 		return nil, nil, err
 	}
+	if draft.Images != nil {
+		if err := view.lacks(draft.Images); err != nil {
+			return nil, nil, err
+		}
+	}
 	m := *draft
-	m.Created, m.NextExpectedBy, m.RetainUntil = whole(m.Created), wholeOrNil(m.NextExpectedBy), wholeOrNil(m.RetainUntil)
+	wholeTimes(&m)
 	m.Format, m.Cluster = manifest.FormatVersion, c.r.cluster
 	m.Sequence, m.Skipped = view.st.next()
 	m.Previous = manifest.Hash{}
@@ -171,9 +225,12 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 			return nil, nil, err
 		}
 	}
-	m.Heads = c.r.witnesses(view, draft.Heads)
+	m.Heads = c.r.witnesses(c.chain, view.st, draft.Heads)
 	if m.Prune == nil {
 		m.Index = indexFor(view, m.Kind)
+	}
+	if m.Recent = nil; m.Kind == manifest.KindSegment && c.r.mayList(&m) {
+		m.Recent = c.r.recentFor(view)
 	}
 	for _, s := range m.Skipped {
 		c.r.warn(c.chain, c.r.stored(ManifestName(c.chain, s.Sequence)), "an object that is no valid manifest lies in the chain's way; the next manifest skips and names it")
@@ -183,15 +240,40 @@ func (c *commit) prepare(ctx context.Context, view *View) (*manifest.Manifest, [
 			c.r.warn(c.chain, p.Object, "%s", p.Message)
 		}
 	}
-	signed, err := manifest.Sign(&m, c.r.opts.Signer)
+	signed, _, err := c.r.sign(&m)
+	return &m, signed, err
+}
+
+// sign makes a manifest's stored bytes, and the hash of its text.
+func (r *Repository) sign(m *manifest.Manifest) ([]byte, manifest.Hash, error) {
+	signed, err := manifest.Sign(m, r.opts.Signer)
 	if err != nil {
-		return nil, nil, err
+		return nil, manifest.Hash{}, err
 	}
 	// What we would not believe ourselves would be junk in the chain's way.
-	if _, err := manifest.Open(signed, c.r.opts.Trust); err != nil {
-		return nil, nil, fmt.Errorf("the own signature would not count: %w", err)
+	if _, err := manifest.Open(signed, r.opts.Trust); err != nil {
+		return nil, manifest.Hash{}, fmt.Errorf("the own signature would not count: %w", err)
 	}
-	return &m, signed, nil
+	hash, err := manifest.TextHash(signed)
+	return signed, hash, err
+}
+
+// checkObject is checkObjects for the one object of a segment, without a listing.
+func (r *Repository) checkObject(ctx context.Context, objects []manifest.Object) error {
+	for _, o := range objects {
+		body, info, err := r.store.Open(ctx, r.stored(o.Name), storage.Range{Length: 1})
+		if errors.Is(err, storage.ErrNotExist) {
+			return fmt.Errorf("data object %s is not in the store", o.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("look for data object %s: %w", o.Name, err)
+		}
+		_ = body.Close()
+		if info.Size != o.Size {
+			return fmt.Errorf("data object %s has %d bytes in the store, not %d", o.Name, info.Size, o.Size)
+		}
+	}
+	return nil
 }
 
 // checkObjects makes sure that no manifest names what is not there.
@@ -222,10 +304,10 @@ func (r *Repository) checkObjects(ctx context.Context, chain manifest.Chain, id 
 // of other stores, and those of this store's other chains. The chain's own is
 // among them only if the chain no longer agrees with it: then this manifest is
 // the lasting evidence of a rollback.
-func (r *Repository) witnesses(view *View, given []manifest.Head) []manifest.Head {
+func (r *Repository) witnesses(chain manifest.Chain, st *state, given []manifest.Head) []manifest.Head {
 	heads := slices.Clone(given)
 	for _, head := range r.Heads() {
-		if head.Chain == view.Chain && len(view.st.witness(head, "")) == 0 {
+		if head.Chain == chain && (st == nil || len(st.witness(head, "")) == 0) {
 			continue
 		}
 		head.Store = r.opts.Name
@@ -242,10 +324,18 @@ func (r *Repository) witnesses(view *View, given []manifest.Head) []manifest.Hea
 // manifests as it has entries, so that all indexes together stay proportional
 // to the chain.
 func indexFor(view *View, kind manifest.Kind) []manifest.Entry {
-	if kind != manifest.KindFull && kind != manifest.KindFiles && kind != manifest.KindDrill || view.st.broken() {
+	switch kind {
+	case manifest.KindFull, manifest.KindFiles, manifest.KindDrill, manifest.KindImages, manifest.KindBlob:
+	default:
+		return nil
+	}
+	if view.st.broken() {
 		return nil
 	}
 	live := view.st.live
+	if len(live) > maxIndexed {
+		return nil
+	}
 	since := len(live)
 	if view.st.anchor != nil {
 		since = int(min(view.st.head-view.st.anchor.seq+1, manifest.Sequence(len(live))))
@@ -260,59 +350,10 @@ func indexFor(view *View, kind manifest.Kind) []manifest.Entry {
 // an index: some 40 KB.
 const alwaysIndexed = 256
 
-// ErrReplaced: the etcd that a full is of was replaced while it was on its way.
-var ErrReplaced = errors.New("a full of another etcd cluster is there, whose capture began later: take a new backup")
-
-// epoch is the view's, or the next when a full shows that etcd's history is
-// another one: its cluster id changed, or its revision went back. Two captures
-// may overlap and commit in the opposite order, whatever began first, and a
-// degraded one may be of a member that lags: only a whole capture that began so
-// long after another that the other's snapshot was surely taken can say that the
-// revision went back. A full of the history before, by a writer that
-// slept while etcd was replaced, must not become the newest history.
-func (r *Repository) epoch(ctx context.Context, view *View, draft *manifest.Manifest) (uint64, error) {
-	if view.Head == nil {
-		return 1, nil
-	}
-	epoch := view.Head.Epoch
-	if draft.Kind != manifest.KindFull || draft.Etcd == nil {
-		return epoch, nil
-	}
-	recent, err := r.recentFulls(ctx, view)
-	if err != nil {
-		return 0, err
-	}
-	newest := newestOf(recent)
-	if newest != nil && newest.Etcd.ClusterID != draft.Etcd.ClusterID {
-		// A time from the future says nothing, and a cluster that the chain does
-		// not know is the new one, however wrong its node's clock is.
-		if draft.Created.Before(newest.Created) && !newest.Created.After(r.now().Add(skewMargin)) {
-			known, err := r.knowsCluster(ctx, view, draft.Etcd.ClusterID)
-			if err != nil {
-				return 0, err
-			}
-			if known {
-				return 0, fmt.Errorf("%w: backup %s of %s", ErrReplaced, newest.ID, newest.Created.Format(time.RFC3339))
-			}
-		}
-		return epoch + 1, nil
-	}
-	if newest == nil || len(draft.Degraded) > 0 {
-		return epoch, nil
-	}
-	for _, m := range recent {
-		if draft.Etcd.Revision < reached(m) && draft.Created.Sub(m.Created) > snapshotWithin {
-			return epoch + 1, nil
-		}
-	}
-	return epoch, nil
-}
-
-// snapshotWithin is how long after its capture began a full's revision may still
-// be taken: dead members are waited for, bad ones are passed over. It is a guess
-// on the long side. Within it a revision that went back is not seen; the next full
-// sees it, unless etcd has come further by then.
-const snapshotWithin = 5 * time.Minute
+// maxIndexed is the number of live entries above which none carries one: as many
+// fit into a manifest, at some 240 bytes a segment. Segments' own lists take the
+// index's place until a prune makes the chain shorter.
+const maxIndexed = 200_000
 
 func retain(m *manifest.Manifest) time.Time {
 	if m.RetainUntil == nil {
@@ -323,6 +364,17 @@ func retain(m *manifest.Manifest) time.Time {
 
 // whole brings a time into the form of a manifest.
 func whole(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// wholeTimes brings a manifest's own times into that form. A span ends a little
+// earlier by it, which promises less.
+func wholeTimes(m *manifest.Manifest) {
+	m.Created, m.NextExpectedBy, m.RetainUntil = whole(m.Created), wholeOrNil(m.NextExpectedBy), wholeOrNil(m.RetainUntil)
+	if m.Span != nil {
+		span := *m.Span
+		span.FirstTime, span.LastTime = whole(span.FirstTime), whole(span.LastTime)
+		m.Span = &span
+	}
+}
 
 func wholeOrNil(t *time.Time) *time.Time {
 	if t == nil {
@@ -337,13 +389,13 @@ func permanent(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, storage.ErrPermission) || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrInvalidName)
 }
 
-func (c *commit) announce(done *Committed) {
+func (r *Repository) announce(done *Committed) {
 	stored := int64(0)
 	for _, o := range done.Manifest.Objects {
 		stored += o.Size
 	}
-	c.r.opts.Events.Emit(events.Committed{
-		Store: c.r.opts.Name, Chain: string(c.chain), Sequence: uint64(done.Sequence), ID: string(done.Manifest.ID),
-		Created: done.Manifest.Created, Bytes: stored,
+	r.opts.Events.Emit(events.Committed{
+		Store: r.opts.Name, Chain: string(done.Manifest.Chain), Sequence: uint64(done.Sequence), ID: string(done.Manifest.ID),
+		Created: done.Manifest.Created, Bytes: stored, Segment: done.Manifest.Kind == manifest.KindSegment,
 	})
 }

@@ -24,19 +24,26 @@ type Original struct {
 	Hash               manifest.Hash
 }
 
-// Originals are what can be copied from a chain: its fulls, files and proofs,
-// in the chain's order, each with its own signature checked, since whoever
-// copies signs anew. What is wrong with the chain comes with them.
+// Originals are what can be copied from a chain: its fulls, segments, files, proofs,
+// images and blobs, in the chain's order, each with its own signature checked, since whoever
+// copies signs anew. Segments that a roll-up has replaced are left out. What is
+// wrong with the chain comes with them.
 func (r *Repository) Originals(ctx context.Context, chain manifest.Chain) ([]Original, []Problem, error) {
-	v, err := r.load(ctx, chain, depth{signatures: true})
+	listed, err := r.listWhole(ctx, chain)
 	if err != nil {
 		return nil, nil, err
 	}
+	v, err := r.loadListed(ctx, chain, listed.listedChain, depth{signatures: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	size := sizesOf(r.cluster, listed.data)
+	replaced := v.replaced(v.rollUps(func(p piece) bool { return v.sound(p, size) }))
 	rekeys, _ := v.rekeys()
 	var list []Original
 	for i := range v.Manifests {
 		m := &v.Manifests[i]
-		if v.st.bad[m.Sequence] || m.Kind != manifest.KindFull && m.Kind != manifest.KindFiles && m.Kind != manifest.KindProof {
+		if v.st.bad[m.Sequence] || replaced[m.Sequence] || !copiedKind(m.Kind) {
 			continue
 		}
 		var rekey *Loaded
@@ -77,7 +84,8 @@ const (
 	FatePruned  Fate = "pruned"  // the destination had it, and a prune said that it goes
 	FateDropped Fate = "dropped" // the destination never had all of it: a prune took what a copy had left for garbage
 	FateOld     Fate = "old"     // it is older than what the destination holds: ErrOrder
-	FateAlone   Fate = "alone"   // a proof of a backup that is not there
+	FateAlone   Fate = "alone"   // a proof of a backup that is not there, or a segment of a history that the destination is not in
+	FateCovered Fate = "covered" // a segment or blob, all of which the destination's own hold
 	FateCopied  Fate = "copied"
 	FateFailed  Fate = "failed"
 )
@@ -95,8 +103,15 @@ func (c *Copying) Plan(ctx context.Context, ids []manifest.ID) (map[manifest.ID]
 			return nil, err
 		}
 	}
-	for _, id := range ids { // a proof whose backup is about to be copied is not alone
-		if p := c.all[id].Proof; p != nil && fates[id] == FateAlone && fates[p.Of] == FateWanted {
+	epochs := map[uint64]bool{} // of etcd's histories, those that fulls are copied of
+	for _, id := range ids {
+		if m := c.all[id].Manifest; m.Etcd != nil && fates[id] == FateWanted {
+			epochs[m.Epoch] = true
+		}
+	}
+	for _, id := range ids { // what belongs to a backup that is about to be copied is not alone
+		m := c.all[id].Manifest
+		if fates[id] == FateAlone && (m.Proof != nil && fates[m.Proof.Of] == FateWanted || m.Span != nil && epochs[m.Epoch]) {
 			fates[id] = FateWanted
 		}
 	}
@@ -121,13 +136,19 @@ func (c *Copying) fate(ctx context.Context, v *View, m *manifest.Manifest) (Fate
 		return FateAlone, nil
 	case m.Proof != nil:
 		return FateWanted, nil
+	case m.Span != nil:
+		return c.segmentFate(ctx, v, m)
+	case m.Blob != nil && v.holds()[m.Blob.SHA256]:
+		return FateCovered, nil
+	case m.Blob != nil:
+		return FateWanted, nil
 	}
 	for _, e := range v.st.live {
-		if place, known := c.place[e.ID]; known && place > c.place[m.ID] && backupKind(e.Kind) {
+		if place, known := c.place[e.ID]; known && place > c.place[m.ID] && oneHistory(c.all[e.ID].Manifest, m) {
 			return FateOld, nil
 		}
 	}
-	last, err := c.last(ctx, v)
+	last, err := c.last(ctx, v, func(other *manifest.Manifest) bool { return oneHistory(other, m) })
 	if err != nil {
 		return "", err
 	}
@@ -139,10 +160,52 @@ func (c *Copying) fate(ctx context.Context, v *View, m *manifest.Manifest) (Fate
 	return FateWanted, nil
 }
 
-func backupKind(k manifest.Kind) bool { return k == manifest.KindFull || k == manifest.KindFiles }
+// oneHistory reports whether a backup may be newer or older than another of its
+// chain: all but the images of several nodes, which share one.
+func oneHistory(a, b *manifest.Manifest) bool {
+	return backupKind(a.Kind) && (a.Images == nil || b.Images == nil || a.Images.Node == b.Images.Node)
+}
 
-// last is the destination's last backup; nil if there is none that can be read.
-func (c *Copying) last(ctx context.Context, v *View) (*manifest.Manifest, error) {
+// segmentFate: a segment is of use behind a full of its own history, while that
+// is the newest there. Where it lies among the segments matters to nobody.
+func (c *Copying) segmentFate(ctx context.Context, v *View, m *manifest.Manifest) (Fate, error) {
+	for _, e := range slices.Backward(v.st.live) {
+		o, known := c.all[e.ID]
+		if e.Kind != manifest.KindFull || !known {
+			continue
+		}
+		s, err := c.r.slotOf(ctx, v, e)
+		if err != nil {
+			return "", err
+		}
+		if s.m == nil {
+			continue
+		}
+		if o.Epoch != m.Epoch || s.m.Epoch != v.Head.Epoch {
+			return FateAlone, nil
+		}
+		reach := *m.Reach()
+		reach.Epoch = s.m.Epoch
+		if holdsAll(v.pieces(), reach) {
+			return FateCovered, nil
+		}
+		return FateWanted, nil
+	}
+	return FateAlone, nil
+}
+
+// backupKind: what people call a backup, and retention judges.
+func backupKind(k manifest.Kind) bool {
+	return k == manifest.KindFull || k == manifest.KindFiles || k == manifest.KindImages
+}
+
+func copiedKind(k manifest.Kind) bool {
+	return backupKind(k) || k == manifest.KindSegment || k == manifest.KindProof || k == manifest.KindBlob
+}
+
+// last is the destination's last backup that is meant; nil if there is none that can
+// be read.
+func (c *Copying) last(ctx context.Context, v *View, meant func(*manifest.Manifest) bool) (*manifest.Manifest, error) {
 	for _, e := range slices.Backward(v.st.live) {
 		if !backupKind(e.Kind) {
 			continue
@@ -154,7 +217,7 @@ func (c *Copying) last(ctx context.Context, v *View) (*manifest.Manifest, error)
 				return nil, err
 			}
 		}
-		if s.m != nil {
+		if s.m != nil && meant(s.m) {
 			return s.m, nil
 		}
 	}
@@ -167,8 +230,8 @@ func (c *Copying) epoch(ctx context.Context, v *View, m *manifest.Manifest) (uin
 	if v.Head == nil {
 		return m.Epoch, nil
 	}
-	last, err := c.last(ctx, v)
-	if err != nil || m.Proof != nil || last == nil {
+	last, err := c.last(ctx, v, func(*manifest.Manifest) bool { return true })
+	if err != nil || m.Proof != nil || m.Span != nil || last == nil {
 		return v.Head.Epoch, err
 	}
 	if o, known := c.all[last.ID]; known && m.Epoch >= o.Epoch {
@@ -185,7 +248,7 @@ func (c *Copying) Draft(id manifest.ID, retainUntil time.Time) *manifest.Manifes
 	o := c.all[id]
 	m := *o.Manifest
 	m.Copied = &manifest.Head{Store: manifest.Line(c.from), Chain: c.chain, Sequence: o.Sequence, Hash: o.Hash}
-	m.Writer, m.Heads, m.Index, m.Skipped, m.NextExpectedBy, m.RetainUntil = c.r.opts.Writer, nil, nil, nil, nil, nil
+	m.Writer, m.Heads, m.Index, m.Recent, m.Skipped, m.NextExpectedBy, m.RetainUntil = c.r.opts.Writer, nil, nil, nil, nil, nil, nil
 	if !retainUntil.IsZero() && len(o.Objects) > 0 {
 		m.RetainUntil = &retainUntil
 	}
@@ -223,8 +286,12 @@ func (c *Copying) Commit(ctx context.Context, draft *manifest.Manifest) (*Commit
 				return nil, err
 			case fate == FateOld:
 				return nil, ErrOrder
+			case fate == FateAlone && draft.Span != nil:
+				return nil, fmt.Errorf("no full of its history: %w", ErrNothing)
 			case fate == FateAlone:
 				return nil, fmt.Errorf("backup %s: %w", draft.Proof.Of, ErrNothing)
+			case fate == FateCovered:
+				return nil, ErrCovered
 			}
 			m := *draft
 			var err error
@@ -232,6 +299,7 @@ func (c *Copying) Commit(ctx context.Context, draft *manifest.Manifest) (*Commit
 			return &m, err
 		},
 	}
+	commit.depth.tail = draft.Images == nil // else all blobs are looked for
 	done, err := commit.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("commit a copy of %s to %s in %s: %w", draft.ID, c.chain, c.r.opts.Name, err)

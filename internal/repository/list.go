@@ -20,7 +20,8 @@ type listing struct {
 
 // listedChain is what the store lists of one chain.
 type listedChain struct {
-	sequences []manifest.Sequence
+	sequences []manifest.Sequence            // ascending
+	from      manifest.Sequence              // places below it were not listed; 0: all were
 	unknown   []string                       // names in manifests/ that are none of a manifest
 	data      map[manifest.ID][]storage.Info // data objects by backup
 	stray     []storage.Info                 // in data/, in no backup's folder

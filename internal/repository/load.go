@@ -2,12 +2,14 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/storage"
 )
 
 // View is one chain as it was read.
@@ -66,6 +68,16 @@ func (r *Repository) load(ctx context.Context, chain manifest.Chain, d depth) (*
 	if err := chain.Check(); err != nil {
 		return nil, fmt.Errorf("load chain: %w", err)
 	}
+	if ranger, ok := r.store.(storage.Ranger); ok && !d.signatures {
+		listed, err := r.listEnd(ctx, ranger, chain)
+		if err != nil {
+			return nil, err
+		}
+		v, err := r.loadListed(ctx, chain, listed, d)
+		if !errors.Is(err, errSparse) {
+			return v, err
+		}
+	}
 	l := &listing{}
 	for info, err := range r.store.List(ctx, r.stored(string(chain)+"/manifests/")) {
 		if err != nil {
@@ -101,6 +113,7 @@ func (r *Repository) loaded(ld *loader, listed *listedChain) *View {
 	v.Problems = append(v.Problems, v.late(r.now())...)
 	_, misfits := v.rekeys()
 	v.Problems = append(v.Problems, misfits...)
+	v.Problems = append(v.Problems, v.incomplete()...)
 	if v.Head != nil {
 		r.noteHead(chain, v.Head.Sequence, v.Head.Hash)
 	}
@@ -121,15 +134,15 @@ func (ld *loader) run(ctx context.Context, d depth, steps ...step) error {
 }
 
 func (r *Repository) loader(chain manifest.Chain, listed *listedChain) *loader {
-	return &loader{rd: r.reader(chain), listed: listed.sequences, slots: map[manifest.Sequence]*slot{}}
+	return &loader{rd: r.reader(chain), listed: listed, slots: map[manifest.Sequence]*slot{}}
 }
 
 // loader collects slots until walk has what it needs.
 type loader struct {
 	rd      *reader
-	listed  []manifest.Sequence // ascending
+	listed  *listedChain
 	slots   map[manifest.Sequence]*slot
-	horizon manifest.Sequence // all places from here upwards were read
+	horizon manifest.Sequence // all places from here upwards were read, or are vouched for
 	st      *state
 }
 
@@ -149,30 +162,6 @@ func (ld *loader) fetch(ctx context.Context, seqs []manifest.Sequence, want map[
 		}
 		ld.slots[s.seq] = s
 	}
-	return nil
-}
-
-// tail reads from the newest down, in growing batches, to an index.
-func (ld *loader) tail(ctx context.Context, d depth) error {
-	batch := 4 // the newest is nearly always a full with its index, or a prune
-	rest := ld.listed
-	if d.signatures {
-		batch = len(rest)
-	}
-	for len(rest) > 0 {
-		from := max(0, len(rest)-batch)
-		if err := ld.fetch(ctx, rest[from:], nil); err != nil {
-			return err
-		}
-		ld.horizon, rest = rest[from], rest[:from]
-		ld.walk()
-		if !d.signatures && (ld.st.anchor != nil || d.newest && ld.st.head != 0) {
-			return nil
-		}
-		batch = min(4*batch, 256)
-	}
-	ld.horizon = 0
-	ld.walk()
 	return nil
 }
 
@@ -208,6 +197,9 @@ func (ld *loader) index(ctx context.Context, d depth) error {
 	var seqs []manifest.Sequence
 	for _, e := range ld.st.live {
 		if s := ld.slots[e.Sequence]; s == nil {
+			if e.Reach != nil && !d.signatures && ld.there(e.Sequence) {
+				continue // that says enough; whoever needs the segment reads it
+			}
 			seqs = append(seqs, e.Sequence)
 			if !d.signatures {
 				want[e.Sequence] = ld.st.claim(e.Sequence)
@@ -222,6 +214,12 @@ func (ld *loader) index(ctx context.Context, d depth) error {
 	}
 	ld.walk()
 	return nil
+}
+
+// there reports whether a place was listed, or was not among those that were.
+func (ld *loader) there(seq manifest.Sequence) bool {
+	_, found := slices.BinarySearch(ld.listed.sequences, seq)
+	return found || seq <= ld.listed.from
 }
 
 // prunes reads the newest prune manifests that the index lists.
@@ -294,11 +292,13 @@ func (st *state) witness(h manifest.Head, who string) []Problem {
 	if h.Sequence > st.head {
 		return gone("the head is %d", uint64(st.head))
 	}
-	if hash, named := st.named(h.Sequence); named && hash != h.Hash {
+	hash, named := st.named(h.Sequence)
+	if named && hash != h.Hash {
 		return gone("the chain names another manifest in its place")
 	}
 	s := st.slots[h.Sequence]
 	switch {
+	case s == nil && named: // and nobody has looked at it
 	case s != nil && s.m != nil && s.hash != h.Hash && !st.dead(h.Sequence):
 		return gone("another manifest is in its place")
 	case s != nil && s.m == nil && h.Sequence >= st.horizon && !st.dead(h.Sequence):

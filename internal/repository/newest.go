@@ -26,22 +26,22 @@ func (r *Repository) NewestFull(ctx context.Context, chain manifest.Chain) (*man
 // mostRecent bounds what recentFulls reads one by one.
 const mostRecent = 64
 
-// recentFulls are the newest fulls and segments of the chain's last history,
-// the newest by sequence first. Commits come up to GiveUpAfter later than their
-// captures, so the list goes back to a full that is older by more than that
-// than the newest capture, and that is not degraded: whatever lies behind it
-// tells nothing more of how far etcd has come.
+// recentFulls are the newest fulls of the chain's last history, the newest by
+// sequence first. Commits come up to GiveUpAfter later than their captures, so
+// the list goes back to a full that is older by more than that than the newest
+// capture, and that is not degraded: whatever lies behind it tells nothing more
+// of how far etcd has come.
 func (r *Repository) recentFulls(ctx context.Context, view *View) ([]*manifest.Manifest, error) {
 	var recent []*manifest.Manifest
 	for _, e := range slices.Backward(view.st.live) {
-		if e.Kind != manifest.KindFull && e.Kind != manifest.KindSegment {
+		if e.Kind != manifest.KindFull {
 			continue
 		}
 		s, err := r.slotOf(ctx, view, e)
 		if err != nil {
 			return nil, err
 		}
-		if s.m == nil {
+		if s.m == nil || s.m.Etcd == nil {
 			continue // reported elsewhere
 		}
 		if len(recent) > 0 && recent[0].Epoch != s.m.Epoch {
@@ -49,8 +49,7 @@ func (r *Repository) recentFulls(ctx context.Context, view *View) ([]*manifest.M
 		}
 		recent = append(recent, s.m)
 		newest := newestOf(recent)
-		if len(recent) == mostRecent || s.m.Etcd != nil && len(s.m.Degraded) == 0 &&
-			newest.Created.Sub(s.m.Created) > GiveUpAfter+skewMargin {
+		if len(recent) == mostRecent || len(s.m.Degraded) == 0 && newest.Created.Sub(s.m.Created) > GiveUpAfter+skewMargin {
 			break
 		}
 	}
@@ -78,14 +77,6 @@ func (r *Repository) knowsCluster(ctx context.Context, view *View, id manifest.E
 	return false, nil
 }
 
-// slotOf is what a live entry's place holds, read now if the view stopped short of it.
-func (r *Repository) slotOf(ctx context.Context, view *View, e manifest.Entry) (*slot, error) {
-	if s := view.st.slots[e.Sequence]; s != nil {
-		return s, nil
-	}
-	return r.reader(view.Chain).read(ctx, e.Sequence, view.st.claim(e.Sequence))
-}
-
 // newestOf is the full whose capture began last.
 func newestOf(list []*manifest.Manifest) (newest *manifest.Manifest) {
 	for _, m := range list {
@@ -94,15 +85,4 @@ func newestOf(list []*manifest.Manifest) (newest *manifest.Manifest) {
 		}
 	}
 	return newest
-}
-
-// reached is the revision that a full or a segment ends at.
-func reached(m *manifest.Manifest) manifest.Revision {
-	if m.Span != nil {
-		return m.Span.Last
-	}
-	if m.Etcd != nil {
-		return m.Etcd.Revision
-	}
-	return 0
 }

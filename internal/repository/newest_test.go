@@ -103,6 +103,37 @@ func TestALateFullOfTheEtcdBeforeIsRefused(t *testing.T) {
 	}
 }
 
+// A history that forked under one cluster id shows neither in the id nor, once
+// the new one has come as far, in the revision.
+func TestALateFullOfAHistoryThatForkedIsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		minute int
+		want   error
+	}{
+		"begun before the fork was known": {10, ErrReplaced},
+		"begun after":                     {25, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			r := w.open()
+			begin := w.clock.now()
+			w.clock.forward(30 * time.Minute)
+			at := func(minute int) time.Time { return begin.Add(time.Duration(minute) * time.Minute) }
+			w.full(r, func(m *manifest.Manifest) { m.Created, m.Etcd.Revision = at(0), 100 })
+			w.full(r, func(m *manifest.Manifest) { m.Created, m.Etcd.Revision, m.Epoch = at(20), 200, 2 })
+			draft, data := w.draft(etcdMain, manifest.KindFull)
+			draft.Created, draft.Etcd.Revision = at(c.minute), 300
+			if err := put(t.Context(), r, draft, data); err != nil {
+				t.Fatal(err)
+			}
+			done, err := r.Commit(t.Context(), draft)
+			if !errors.Is(err, c.want) || err == nil && done.Manifest.Epoch != 2 {
+				t.Errorf("%+v, %v; want epoch 2, %v", done, err, c.want)
+			}
+		})
+	}
+}
+
 func TestTheNewestFullOfAnEmptyChainIsNone(t *testing.T) {
 	w := newWorld(t, nil)
 	if m, err := w.open().NewestFull(t.Context(), etcdMain); m != nil || err != nil {

@@ -25,6 +25,7 @@ const (
 	Overwritten   Kind = "overwritten"    // replaced or hidden; an older version in the store verifies and is used
 	Stray         Kind = "stray"          // far ahead of the head, and no manifest of that place by any trusted key
 	Misfit        Kind = "misfit"         // a rekey that can't stand for the backup that it is of, and is not used
+	NoBlob        Kind = "no-blob"        // images need a blob that no manifest of the chain holds
 	Unknown       Kind = "unknown"        // an object that does not belong where it is
 	ObjectMissing Kind = "object-missing" // a data object that a manifest names is not there
 	ObjectSize    Kind = "object-size"    // a data object is shorter or longer than its manifest says
@@ -34,16 +35,17 @@ const (
 
 // Notes: worth knowing, and nothing is lost.
 const (
-	Skipped  Kind = "skipped"   // junk in a manifest's place, named by the manifest behind it
-	Garbage  Kind = "garbage"   // a data object that no manifest names
-	Leftover Kind = "leftover"  // named by a prune manifest and not deleted yet
-	Late     Kind = "late"      // the chain's next manifest is overdue
-	NoReadme Kind = "no-readme" // README.txt is not there
+	Skipped    Kind = "skipped"   // junk in a manifest's place, named by the manifest behind it
+	Garbage    Kind = "garbage"   // a data object that no manifest names
+	Leftover   Kind = "leftover"  // named by a prune manifest and not deleted yet
+	Late       Kind = "late"      // the chain's next manifest is overdue
+	NoReadme   Kind = "no-readme" // README.txt is not there
+	Unrecorded Kind = "gap"       // segments lie on both sides of a gap in which nothing was recorded
 )
 
 // Note reports whether the kind is harmless.
 func (k Kind) Note() bool {
-	return k == Skipped || k == Garbage || k == Leftover || k == Late || k == NoReadme
+	return k == Skipped || k == Garbage || k == Leftover || k == Late || k == NoReadme || k == Unrecorded
 }
 
 // foreign reports failures that anybody can cause who can write to the store,

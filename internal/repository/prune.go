@@ -26,6 +26,17 @@ type PruneOptions struct {
 	// What a policy decides must not go by a view that is stale.
 	Choose func(backups []Backup, now time.Time) []manifest.ID
 
+	// Window, asked as Choose is, is when the point-in-time window starts. What no
+	// point since then needs, and not the latest, goes of the segments; and no full
+	// may go that one of them is restored from (Backup.Base). nil: segments go only
+	// when a roll-up has replaced them.
+	Window func(now time.Time) time.Time
+
+	// RolledUp prunes nothing but small segments that roll-ups have replaced, and
+	// prunes of such that are done. It reads only what it needs of the chain, so a
+	// recorder can do it every hour.
+	RolledUp bool
+
 	// DryRun reads and decides, and commits nothing. It needs no signer.
 	DryRun bool
 }
@@ -42,7 +53,8 @@ type Pruned struct {
 	Objects []string      // data objects, below the cluster's folder
 	Bytes   int64         // of them
 
-	Manifests int // that go: of backups, of their proofs, and of earlier prunes that are done
+	Manifests int // that go: of backups, of their proofs, of segments, and of earlier prunes that are done
+	Segments  int // of these, segments
 }
 
 // Prune promises the deletion of the backups in remove, of what depends on them
@@ -54,8 +66,9 @@ type Pruned struct {
 // question.
 func (r *Repository) Prune(ctx context.Context, chain manifest.Chain, remove []manifest.ID, opts PruneOptions) (*Pruned, error) {
 	doing := fmt.Sprintf("prune %s in %s", chain, r.opts.Name)
+	reads := depth{signatures: !opts.RolledUp}
 	if opts.DryRun {
-		v, err := r.load(ctx, chain, depth{signatures: true})
+		v, err := r.load(ctx, chain, reads)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", doing, err)
 		}
@@ -74,7 +87,7 @@ func (r *Repository) Prune(ctx context.Context, chain manifest.Chain, remove []m
 	}
 	var plan *prunePlan
 	c := &commit{
-		r: r, chain: chain, id: id, created: r.now(), depth: depth{signatures: true},
+		r: r, chain: chain, id: id, created: r.now(), depth: reads,
 		// Whoever loses the race for the head reads again, and decides again.
 		draft: func(v *View) (*manifest.Manifest, error) {
 			if plan, err = r.planPrune(ctx, v, remove, opts); err != nil || plan == nil {
@@ -98,16 +111,10 @@ func (r *Repository) mayPrune(chain manifest.Chain) error {
 	if r.opts.Signer == nil {
 		return ErrNoSigner
 	}
-	m := &manifest.Manifest{Chain: chain, Kind: manifest.KindPrune, Created: r.now()}
-	why := fmt.Errorf("the trust file does not know key %s", r.opts.Signer.Name())
-	for _, v := range r.opts.Trust.Verifiers {
-		if v.Key == r.opts.Signer.VerifierText() {
-			if why = v.Allows(m); why == nil {
-				return nil
-			}
-		}
+	if why := r.maySign(chain, manifest.KindPrune); why != nil {
+		return fmt.Errorf("%w: %w", ErrMayNotPrune, why)
 	}
-	return fmt.Errorf("%w: %w", ErrMayNotPrune, why)
+	return nil
 }
 
 // prunePlan is what a prune manifest will say.
@@ -120,8 +127,10 @@ type prunePlan struct {
 	bytes   int64
 	drop    []manifest.ID
 	removed []manifest.ID
-	spared  map[manifest.ID]bool // no part of the chain, and not to be deleted, or not yet
-	lost    bool                 // manifests that witnesses saw are gone, and no garbage is surely garbage
+	gone    map[manifest.Sequence]bool // places of segments that go
+	blobs   map[manifest.Sequence]bool // places of blobs that go
+	spared  map[manifest.ID]bool       // no part of the chain, and not to be deleted, or not yet
+	lost    bool                       // manifests that witnesses saw are gone, and no garbage is surely garbage
 }
 
 func (p *prunePlan) manifest(id manifest.ID, now time.Time, by manifest.Writer) *manifest.Manifest {
@@ -135,13 +144,19 @@ func (p *prunePlan) pruned(done *Committed) *Pruned {
 	if p == nil {
 		return &Pruned{}
 	}
-	return &Pruned{Commit: done, Removed: p.removed, Dropped: p.drop, Objects: p.objects, Bytes: p.bytes, Manifests: len(p.entries)}
+	return &Pruned{Commit: done, Removed: p.removed, Dropped: p.drop, Objects: p.objects, Bytes: p.bytes, Manifests: len(p.entries), Segments: len(p.gone)}
 }
 
 // planPrune decides for one view. It returns nil if there is nothing to do.
 func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.ID, opts PruneOptions) (*prunePlan, error) {
 	if failures := v.losses(); len(failures) > 0 && !opts.AcceptLosses {
 		return nil, &VerificationError{Doing: "a chain with failures is not pruned, since that would hide them", Problems: failures}
+	}
+	if opts.RolledUp {
+		if opts.AcceptLosses {
+			return nil, errors.New("a prune of what roll-ups replaced accepts no losses")
+		}
+		return r.planRolledUp(ctx, v)
 	}
 	listed, err := r.list(ctx) // all of the cluster: what is newest may have to tell the store's time
 	if err != nil {
@@ -151,8 +166,20 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	if err != nil {
 		return nil, err
 	}
+	backups := v.Backups()
+	var keep *window
+	if opts.Window != nil {
+		w := v.window(opts.Window(now), now)
+		keep = &w
+		for i := range backups {
+			backups[i].Base = keep.bases[backups[i].ID]
+		}
+	}
 	if opts.Choose != nil {
-		remove = append(slices.Clone(remove), opts.Choose(v.Backups(), now)...)
+		remove = append(slices.Clone(remove), opts.Choose(backups, now)...)
+	}
+	if i := slices.IndexFunc(backups, func(b Backup) bool { return b.Base && slices.Contains(remove, b.ID) }); i >= 0 {
+		return nil, fmt.Errorf("%w: points in time of %s are restored from %s", ErrRefused, v.Chain, backups[i].ID)
 	}
 	if err := v.mayRemove(remove, now); err != nil {
 		return nil, err
@@ -163,13 +190,11 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	}
 	data := listed.chain(v.Chain).data
 	p := &prunePlan{chain: v.Chain, spared: map[manifest.ID]bool{}, lost: lost}
+	p.chooseSegments(v, keep, sizesOf(r.cluster, data), now)
+	p.blobs = v.spareBlobs(remove, now, sizesOf(r.cluster, data))
 	p.chooseManifests(v, remove, now, func(name string) bool { return present(data, r.stored(name)) })
 	p.chooseObjects(v, data, now, func(name string) string { return trimCluster(r.cluster, name) })
-	next, _ := v.st.next()
-	p.base = next
-	if len(p.index) > 0 {
-		p.base = p.index[0].Sequence
-	}
+	p.setBase(v)
 	losses := opts.AcceptLosses && len(v.losses()) > 0
 	if len(p.entries) == 0 && len(p.objects) == 0 && !losses {
 		return nil, nil
@@ -177,11 +202,19 @@ func (r *Repository) planPrune(ctx context.Context, v *View, remove []manifest.I
 	return p, nil
 }
 
+// setBase makes the lowest that stays the base; the prune itself if nothing does.
+func (p *prunePlan) setBase(v *View) {
+	p.base, _ = v.st.next()
+	if len(p.index) > 0 {
+		p.base = p.index[0].Sequence
+	}
+}
+
 // mayRemove refuses to remove what must stay.
 func (v *View) mayRemove(remove []manifest.ID, now time.Time) error {
 	for _, id := range remove {
 		if !slices.ContainsFunc(v.st.live, func(e manifest.Entry) bool {
-			return e.ID == id && e.Kind != manifest.KindPrune && e.Kind != manifest.KindRekey
+			return e.ID == id && e.Kind != manifest.KindPrune && e.Kind != manifest.KindRekey && e.Kind != manifest.KindBlob
 		}) {
 			return fmt.Errorf("remove backup %s: %w", id, ErrNothing)
 		}
@@ -223,7 +256,7 @@ func lockedAt(m *manifest.Manifest, now time.Time) bool {
 func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time, there func(string) bool) {
 	about := map[manifest.ID]manifest.ID{} // of proofs and rekeys: the backup that they go with
 	replaced := v.replacements()
-	pending := map[manifest.Entry]bool{} // named by a prune that stays
+	pending := map[textAt]bool{} // named by a prune that stays
 	for _, m := range v.Manifests {
 		if m.Proof != nil {
 			about[m.ID] = m.Proof.Of
@@ -234,21 +267,23 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 	}
 	live := map[manifest.ID]bool{}
 	for _, e := range v.st.live {
-		live[e.ID] = !slices.Contains(remove, e.ID)
+		live[e.ID] = !slices.Contains(remove, e.ID) && !p.blobs[e.Sequence]
 	}
 	for _, e := range v.st.live {
 		of, isAbout := about[e.ID]
 		switch m := v.at(e.Sequence); {
+		case p.blobs[e.Sequence]:
 		case !live[e.ID]:
 			p.removed = append(p.removed, e.ID)
 		case isAbout && !live[of]:
+		case p.gone[e.Sequence]:
 		case m != nil && m.Rekey != nil && replaced.goes(m, now, func(o manifest.Object) bool { return there(o.Name) }):
-		case m != nil && m.Prune != nil && v.done(m, now, there):
+		case m != nil && m.Prune != nil && v.done(m, now, there, v.holdsText):
 		default:
 			p.index = append(p.index, e)
 			if m != nil && m.Prune != nil {
 				for _, named := range m.Prune.Manifests {
-					pending[named] = true
+					pending[textAt{named.Sequence, named.Hash}] = true
 				}
 			}
 			continue
@@ -257,7 +292,7 @@ func (p *prunePlan) chooseManifests(v *View, remove []manifest.ID, now time.Time
 	}
 	for _, seq := range v.st.order { // stored, valid, and no part of the chain
 		s := v.st.slots[seq]
-		if s.m == nil || v.st.counts[seq] || pending[entryOf(s)] {
+		if s.m == nil || v.st.counts[seq] || pending[textAt{seq, s.hash}] {
 			continue
 		}
 		if lockedAt(s.m, now) || v.st.forked(seq) {
@@ -303,16 +338,26 @@ func (v *View) at(seq manifest.Sequence) *Loaded {
 	return &v.Manifests[i]
 }
 
+// textAt is a manifest's text in its place.
+type textAt struct {
+	manifest.Sequence
+	manifest.Hash
+}
+
 // done reports whether a prune manifest has served its purpose: its time is
 // over, and nothing that it names is left.
-func (v *View) done(m *Loaded, now time.Time, there func(string) bool) bool {
-	if m.age(now) < ManifestGrace+skewMargin || slices.ContainsFunc(m.Prune.Objects, there) {
-		return false
+func (v *View) done(m *Loaded, now time.Time, there func(string) bool, stored func(manifest.Entry) bool) bool {
+	grace := ManifestGrace
+	if light(m.Prune) {
+		grace = RolledUpGrace
 	}
-	return !slices.ContainsFunc(m.Prune.Manifests, func(e manifest.Entry) bool {
-		s := v.st.slots[e.Sequence]
-		return s != nil && s.m != nil
-	})
+	return m.age(now) >= grace+skewMargin && !slices.ContainsFunc(m.Prune.Objects, there) && !slices.ContainsFunc(m.Prune.Manifests, stored)
+}
+
+// holdsText reports whether a place still holds a manifest.
+func (v *View) holdsText(e manifest.Entry) bool {
+	s := v.st.slots[e.Sequence]
+	return s != nil && s.m != nil
 }
 
 // chooseObjects names the data objects that go: those of manifests that go or

@@ -26,6 +26,7 @@ type slot struct {
 	stored   manifest.Hash       // of the stored bytes; of the current version
 	oversize bool                // longer than any manifest
 	modified time.Time           // by the store's clock
+	lists    bool                // m lists recent segments, and may
 	signers  []manifest.Verifier // trusted keys that signed m and may; nil: an index vouches for m
 	kind     Kind                // why m is nil, or Overwritten when m came from an older version
 	err      error               // the same in words
@@ -143,6 +144,9 @@ func (rd *reader) parse(ctx context.Context, body io.ReadCloser, info storage.In
 		if errors.As(err, &f) {
 			s.kind = f.kind
 		}
+	}
+	if s.m != nil {
+		s.lists = listsFulls(s.m, s.signers)
 	}
 	if s.m == nil || want.hash == (manifest.Hash{}) { // else nobody asks: an index vouches for it
 		s.stored = sha256.Sum256(data)

@@ -1,7 +1,6 @@
 package repository
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,11 +14,38 @@ import (
 
 const readmeName = "README.txt"
 
-// readme is the text of README.txt. It belongs to the format: Verify compares
-// it, so that nobody can change the instructions that are followed on the
-// worst day. Another text needs to be added to the known ones, not to replace
-// this one.
-func readme(cluster string) string { return strings.ReplaceAll(readmeText, "CLUSTER", cluster) }
+// readmes are the texts of README.txt that are known, the newest first: that one is
+// written. They belong to the format: Verify compares, so that nobody can change the
+// instructions that are followed on the worst day. Another text is put before these;
+// none is taken away, since stores hold it.
+var readmes = []string{
+	strings.Replace(readmeText, readmeFirst, readmeSecond, 1),
+	readmeText,
+}
+
+func readme(text, cluster string) string { return strings.ReplaceAll(text, "CLUSTER", cluster) }
+
+// The parts in which the second text differs from the first.
+const (
+	readmeFirst = `  drills/...               reports of rehearsed restores
+
+A manifest is one line of JSON, an empty line, and signatures (a signed note,
+https://c2sp.org/signed-note). The highest number is the newest. "objects"
+names the sealed files with their SHA-256 as stored; "etcd" holds the revision
+and the members.
+`
+	readmeSecond = `  images/manifests/N       the container images that nodes need, and their parts
+  images/data/ID/...       their sealed bytes
+  drills/...               reports of rehearsed restores
+
+A manifest is one line of JSON, an empty line, and signatures (a signed note,
+https://c2sp.org/signed-note). The highest number is the newest. "objects"
+names the sealed files with their SHA-256 as stored; "etcd" holds the revision
+and the members. "kind" is "full" for a whole snapshot of etcd, and "segment"
+for the changes behind it, which lifeboat applies. Without it, restore the
+newest "full"; what the segments behind it hold is not in that.
+`
+)
 
 const readmeText = `This folder holds the backups of the control plane of CLUSTER,
 made by lifeboat in its format 1. Everything in it can be opened without
@@ -76,7 +102,7 @@ reported as a loss: let lifeboat prune do it.
 // Init prepares the cluster's folder: it writes README.txt if there is none.
 // Nothing else needs preparing.
 func (r *Repository) Init(ctx context.Context) error {
-	err := r.store.Put(ctx, r.stored(readmeName), strings.NewReader(readme(r.cluster)), storage.PutOptions{IfAbsent: true})
+	err := r.store.Put(ctx, r.stored(readmeName), strings.NewReader(readme(readmes[0], r.cluster)), storage.PutOptions{IfAbsent: true})
 	if err != nil && !errors.Is(err, storage.ErrExist) {
 		return fmt.Errorf("write %s in %s: %w", r.stored(readmeName), r.opts.Name, err)
 	}
@@ -95,12 +121,15 @@ func (r *Repository) checkReadme(ctx context.Context) ([]Problem, error) {
 		return nil, fmt.Errorf("open %s: %w", p.Object, err)
 	}
 	defer body.Close()
-	want := []byte(readme(r.cluster))
-	got, err := io.ReadAll(io.LimitReader(body, int64(len(want))+1))
+	longest := 0
+	for _, text := range readmes {
+		longest = max(longest, len(readme(text, r.cluster)))
+	}
+	got, err := io.ReadAll(io.LimitReader(body, int64(longest)+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", p.Object, err)
 	}
-	if !bytes.Equal(got, want) {
+	if !slices.ContainsFunc(readmes, func(text string) bool { return string(got) == readme(text, r.cluster) }) {
 		p.Message = "its text is not the one that lifeboat writes: don't follow it, delete it"
 		return []Problem{p}, nil
 	}

@@ -21,7 +21,7 @@ func (r *Repository) CommitRekey(ctx context.Context, draft *manifest.Manifest) 
 		r: r, chain: draft.Chain, id: draft.ID, created: draft.Created, objects: draft.Objects, depth: depth{tail: true},
 		draft: func(v *View) (*manifest.Manifest, error) {
 			for _, e := range v.st.live {
-				if e.ID == draft.Rekey.Of && (e.Kind == manifest.KindFull || e.Kind == manifest.KindFiles) {
+				if e.ID == draft.Rekey.Of && sealedKind(e.Kind) {
 					return draft, nil
 				}
 			}
@@ -56,6 +56,11 @@ func (r *Repository) MayRekey(b Backup) error {
 	return fmt.Errorf("%w: the trust file does not know key %s", ErrMayNotRekey, r.opts.Signer.Name())
 }
 
+// sealedKind: what a rekey can be of.
+func sealedKind(k manifest.Kind) bool {
+	return k == manifest.KindFull || k == manifest.KindFiles || k == manifest.KindBlob
+}
+
 // rekeys are the chain's rekeys as far as they were read: by backup, ascending,
 // those that stand for its data, the last one being in effect.
 func (v *View) rekeys() (by map[manifest.ID][]*Loaded, misfits []Problem) {
@@ -63,7 +68,7 @@ func (v *View) rekeys() (by map[manifest.ID][]*Loaded, misfits []Problem) {
 	for i := range v.Manifests {
 		m := &v.Manifests[i]
 		switch {
-		case m.Kind == manifest.KindFull || m.Kind == manifest.KindFiles:
+		case sealedKind(m.Kind):
 			backups[m.ID] = m
 		case m.Rekey != nil && backups[m.Rekey.Of] != nil: // else it is an orphan, and stands for nothing
 			of := backups[m.Rekey.Of]

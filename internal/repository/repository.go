@@ -99,6 +99,11 @@ type Options struct {
 	Writer manifest.Writer                  // who commits prunes
 	Events events.Listener                  // may be nil
 	Seen   map[manifest.Chain]manifest.Head // heads of this store seen earlier; lower ones now are a rollback
+
+	// Folder: the store is a directory, which is another one without any error when
+	// its file system is unmounted, or mounted again. There the head is looked at
+	// before each commit of a segment, which costs next to nothing.
+	Folder bool
 }
 
 // Repository is the chains of one cluster in one store. It is safe for
@@ -107,6 +112,9 @@ type Repository struct {
 	store   storage.Store
 	opts    Options
 	cluster string
+
+	listEvery manifest.Sequence // recentEvery and pageLen; tests have smaller ones
+	page      int
 
 	unparsed *semaphore.Weighted // bytes of manifests that are being read, of all chains
 
@@ -133,7 +141,7 @@ func Open(store storage.Store, opts Options) (*Repository, error) {
 	}
 	r := &Repository{
 		store: store, opts: opts, cluster: opts.Trust.Cluster, seen: maps.Clone(opts.Seen),
-		unparsed: semaphore.NewWeighted(budget),
+		listEvery: recentEvery, page: pageLen, unparsed: semaphore.NewWeighted(budget),
 	}
 	if r.seen == nil {
 		r.seen = map[manifest.Chain]manifest.Head{}

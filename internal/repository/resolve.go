@@ -17,7 +17,7 @@ type Point struct {
 	Backup   manifest.ID
 	Revision manifest.Revision // the newest full at or below it
 	Time     time.Time         // the furthest backup whose capture began at or before it
-	Epoch    uint64            // with Revision: of this epoch; 0: the newest epoch that reaches it
+	Epoch    uint64            // with Revision or Time: of this epoch; 0: the newest that reaches it, or had begun by then
 }
 
 func (p Point) String() string {
@@ -28,8 +28,12 @@ func (p Point) String() string {
 		return fmt.Sprintf("revision %d of epoch %d", p.Revision, p.Epoch)
 	case p.Revision != 0:
 		return fmt.Sprintf("revision %d", p.Revision)
+	case !p.Time.IsZero() && p.Epoch != 0:
+		return fmt.Sprintf("%s in epoch %d", p.Time.Format(time.RFC3339Nano), p.Epoch)
 	case !p.Time.IsZero():
-		return p.Time.UTC().Format(time.RFC3339)
+		return p.Time.Format(time.RFC3339Nano)
+	case p.Epoch != 0:
+		return fmt.Sprintf("the latest of epoch %d", p.Epoch)
 	}
 	return "the latest"
 }
@@ -40,17 +44,27 @@ func (p Point) String() string {
 // then only a point that names a backup by its id is resolved, since that can't
 // be taken for another. Heads that this machine saw and heads that manifests of
 // the cluster's other chains carry tell it of newer manifests that are gone.
+//
+// It knows fulls and files only; of etcd, Route goes further.
 func (r *Repository) Resolve(ctx context.Context, chain manifest.Chain, point Point) (*manifest.Manifest, error) {
+	b, _, err := r.resolve(ctx, chain, point)
+	if err != nil {
+		return nil, err
+	}
+	return b.Manifest, nil
+}
+
+func (r *Repository) resolve(ctx context.Context, chain manifest.Chain, point Point) (*Backup, *View, error) {
 	doing := fmt.Sprintf("resolve %s in %s of %s", point, chain, r.opts.Name)
 	v, views, err := r.withWitnesses(ctx, chain)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
+		return nil, nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	v.Problems = sortProblems(append(v.Problems, r.witnessed(v, views)...))
 	candidates := v.candidates(point)
 	b, bad, err := r.firstConfirmed(ctx, candidates)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
+		return nil, nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	switch {
 	case point.Backup != "":
@@ -64,12 +78,12 @@ func (r *Repository) Resolve(ctx context.Context, chain manifest.Chain, point Po
 		if b != nil {
 			doing += fmt.Sprintf(" (backup %s of %s can be had by its id)", b.ID, b.Created.Format(time.RFC3339))
 		}
-		return nil, &VerificationError{Doing: doing, Problems: bad}
+		return nil, nil, &VerificationError{Doing: doing, Problems: bad}
 	}
 	if b == nil {
-		return nil, fmt.Errorf("%s: %w", doing, ErrNothing)
+		return nil, nil, fmt.Errorf("%s: %w", doing, ErrNothing)
 	}
-	return b.Manifest, nil
+	return b, v, nil
 }
 
 // maxRefused bounds the candidates whose signatures are tried.

@@ -106,3 +106,46 @@ func (l later) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, 
 		}
 	}
 }
+
+func TestAppendersRaceOnARealS3(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{Versioning: true})
+	server.Setenv(t)
+	store, err := s3.New(t.Context(), s3.Config{Bucket: server.Bucket, Endpoint: server.Endpoint})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, store)
+	w.full(w.open(), at(100))
+	const writers, rounds = 2, 20
+	var wg sync.WaitGroup
+	for n := range writers {
+		r := shortPaged(w.open())
+		a := r.Appender(etcdMain)
+		wg.Go(func() {
+			for i := range rounds {
+				rev := manifest.Revision(101 + writers*i + n)
+				m, data := w.segmentDraft(rev, rev)
+				if err := put(t.Context(), r, m, data); err != nil {
+					t.Error(err)
+				}
+				if _, err := a.Commit(t.Context(), m); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	w.clean(w.open())
+	want := w.everything(w.open())
+	if len(want.Manifests) != writers*rounds+1 {
+		t.Errorf("%d manifests", len(want.Manifests))
+	}
+	got, err := shortPaged(w.open()).Load(t.Context(), etcdMain)
+	if err != nil || len(got.Problems) > 0 {
+		t.Fatal(err, got.Problems)
+	}
+	same(t, "opened from its end", got, want)
+	if tip := w.head(w.open().Appender(etcdMain)); tip.Last != 100+writers*rounds {
+		t.Errorf("tip %+v", tip)
+	}
+}

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,10 @@ type Swept struct {
 type SweepOptions struct {
 	Chains []manifest.Chain // only these; empty: all
 	DryRun bool             // delete nothing
+
+	// RolledUp deletes only what prunes name that name nothing but segments which
+	// roll-ups have replaced. It needs Chains, and reads only what it needs of them.
+	RolledUp bool
 }
 
 // deletes bounds the deletions that a sweep has open at a time.
@@ -54,6 +59,14 @@ var ErrStale = errors.New("what is due was decided too long ago")
 func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, error) {
 	swept := &Swept{}
 	doing := "sweep " + r.opts.Name
+	if opts.RolledUp {
+		for _, chain := range opts.Chains {
+			if err := r.sweepRolledUp(ctx, chain, opts, swept); err != nil {
+				return swept, fmt.Errorf("%s: %s: %w", doing, chain, err)
+			}
+		}
+		return swept, nil
+	}
 	l, err := r.list(ctx)
 	if err != nil {
 		return swept, fmt.Errorf("%s: %w", doing, err)
@@ -75,11 +88,49 @@ func (r *Repository) Sweep(ctx context.Context, opts SweepOptions) (*Swept, erro
 			swept.Problems = append(swept.Problems, failures...)
 			continue
 		}
-		if err := r.sweepChain(ctx, chain, r.due(v, l.chains[chain], now, swept), decided, opts, swept); err != nil {
+		if err := r.sweepChain(ctx, chain, r.due(v, v.Manifests, l.chains[chain], now, swept), decided, opts, swept); err != nil {
 			return swept, fmt.Errorf("%s: %s: %w", doing, chain, err)
 		}
 	}
 	return swept, nil
+}
+
+// sweepRolledUp sweeps what the prunes of a recorder name.
+func (r *Repository) sweepRolledUp(ctx context.Context, chain manifest.Chain, opts SweepOptions, swept *Swept) error {
+	decided := r.now()
+	listed, err := r.listWhole(ctx, chain)
+	if err != nil {
+		return err
+	}
+	now, err := r.surely(ctx, &listing{newest: listed.newest})
+	if err != nil {
+		return err
+	}
+	v, err := r.load(ctx, chain, depth{})
+	if err != nil {
+		return err
+	}
+	if failures := v.losses(); len(failures) > 0 {
+		swept.Problems = append(swept.Problems, failures...)
+		return nil
+	}
+	prunes := v.Manifests[:0:0]
+	var seqs []manifest.Sequence
+	for _, m := range v.Manifests {
+		if m.Prune == nil || !light(m.Prune) {
+			continue
+		}
+		prunes = append(prunes, m)
+		for _, e := range m.Prune.Manifests {
+			if v.st.slots[e.Sequence] == nil && listed.has(e.Sequence) && m.age(now) >= RolledUpGrace+skewMargin {
+				seqs = append(seqs, e.Sequence)
+			}
+		}
+	}
+	if err := errors.Join(r.readInto(ctx, v, seqs, nil), r.readRollUps(ctx, v)); err != nil {
+		return err
+	}
+	return r.sweepChain(ctx, chain, r.due(v, prunes, listed.listedChain, now, swept), decided, opts, swept)
 }
 
 // doomed is one object whose time has come.
@@ -89,8 +140,9 @@ type doomed struct {
 	manifest bool
 }
 
-// due lists what is to be deleted of a chain now, and counts what waits.
-func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swept) []doomed {
+// due lists what of all that prunes name is to be deleted now, and counts what
+// waits.
+func (r *Repository) due(v *View, prunes []Loaded, listed *listedChain, now time.Time, swept *Swept) []doomed {
 	sizes := map[string]int64{}
 	for _, infos := range listed.data {
 		for _, info := range infos {
@@ -117,6 +169,11 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 			named[o.Name] = true
 		}
 	}
+	live := map[manifest.ID]bool{} // should a view not have read all
+	for _, e := range v.st.live {
+		live[e.ID] = e.Kind == manifest.KindSegment
+	}
+	graces := v.graces(sizesOf(r.cluster, listed.data))
 	var due []doomed
 	add := func(m *Loaded, grace time.Duration, d doomed) {
 		if left := grace + skewMargin - m.age(now); left > 0 {
@@ -128,14 +185,15 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 		}
 		due = append(due, d)
 	}
-	for i := range v.Manifests {
-		m := &v.Manifests[i]
+	for i := range prunes {
+		m := &prunes[i]
 		if m.Prune == nil {
 			continue
 		}
+		ofObjects := graces.ofObjects(m.Prune)
 		for _, name := range m.Prune.Objects {
-			if size, there := sizes[name]; there && !named[name] {
-				add(m, ObjectGrace, doomed{name: name, size: size})
+			if size, there := sizes[name]; there && !named[name] && !live[idOf(name)] {
+				add(m, cmp.Or(ofObjects[idOf(name)], ObjectGrace), doomed{name: name, size: size})
 				named[name] = true // should another prune name it too, once is enough
 			}
 		}
@@ -144,7 +202,7 @@ func (r *Repository) due(v *View, listed *listedChain, now time.Time, swept *Swe
 			if s == nil || s.m == nil || s.hash != e.Hash || v.st.counts[e.Sequence] || !slices.Contains(listed.sequences, e.Sequence) {
 				continue
 			}
-			add(m, ManifestGrace, doomed{name: ManifestName(v.Chain, e.Sequence), manifest: true})
+			add(m, graces.of(e, ManifestGrace), doomed{name: ManifestName(v.Chain, e.Sequence), manifest: true})
 		}
 	}
 	return due

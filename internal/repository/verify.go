@@ -80,6 +80,7 @@ func (r *Repository) Verify(ctx context.Context, opts VerifyOptions) (*Report, e
 		rep.Manifests += len(v.Manifests)
 		rep.Problems = append(rep.Problems, v.Problems...)
 		rep.Problems = append(rep.Problems, v.st.leftovers()...)
+		rep.Problems = append(rep.Problems, v.unrecorded()...)
 		rep.Problems = append(rep.Problems, r.witnessed(v, views)...)
 		rep.Problems = append(rep.Problems, r.unnamed(v, l.chains[v.Chain], r.now())...)
 		read = append(read, targets(v, opts.IDs)...)
@@ -187,13 +188,24 @@ type target struct {
 func targets(v *View, ids []manifest.ID) []target {
 	var list []target
 	replaced := v.replacements()
+	needed := map[manifest.ID]bool{} // blobs of images that are asked for
+	for _, m := range v.Manifests {
+		if m.Images == nil || !slices.Contains(ids, m.ID) {
+			continue
+		}
+		for _, blob := range v.Manifests {
+			if blob.Blob != nil && m.Images.Needs(blob.Blob.SHA256) {
+				needed[blob.ID] = true
+			}
+		}
+	}
 	for i := range v.Manifests {
 		m := &v.Manifests[i]
 		of := m.ID
 		if m.Rekey != nil {
 			of = m.Rekey.Of
 		}
-		if len(ids) > 0 && !slices.Contains(ids, of) {
+		if len(ids) > 0 && !slices.Contains(ids, of) && !needed[of] {
 			continue
 		}
 		for _, o := range replaced.objects(m) {

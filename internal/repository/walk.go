@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +14,8 @@ import (
 // what makes one conditional create enough to order all writers.
 //
 // slots holds every place from horizon upwards that is not empty, and some
-// below. Places below the horizon that are not in slots are unknown, not empty.
+// below. Places below the horizon that are not in slots are unknown, not empty;
+// so are places above it that a segment's list of recent ones names (recent.go).
 //
 // The order of belief: a manifest counts unless a later one that counts says
 // otherwise (a prune's base or names, a newer index that leaves it out) or an
@@ -56,6 +58,7 @@ type state struct {
 	dropped map[manifest.ID]manifest.Sequence       // id -> the prune that dropped it
 	skipped map[manifest.Sequence]manifest.Sequence // place -> the manifest that skipped it
 	late    map[manifest.Sequence]bool              // places of dropped manifests
+	recent  map[manifest.Sequence]vouched           // named by a segment's list, between the newest index and the head
 	bad     map[manifest.Sequence]bool              // places whose own link is broken
 
 	head     manifest.Sequence // 0: an empty chain
@@ -68,6 +71,7 @@ type state struct {
 func (st *state) gather() {
 	clear(st.counts)
 	clear(st.pruned)
+	st.recent = nil
 	st.base, st.anchor, st.head = 0, nil, 0
 	for _, seq := range slices.Backward(st.order) {
 		s := st.slots[seq]
@@ -82,10 +86,14 @@ func (st *state) gather() {
 				st.pruned[e.Sequence] = e.Hash
 			}
 		}
+		if s.lists && st.anchor == nil {
+			st.vouch(s)
+		}
 		if len(s.m.Index) > 0 && st.anchor == nil {
 			st.anchor = s
 		}
 	}
+	st.dropVouched()
 }
 
 // dead reports whether a place may be empty: it lies below the base, a prune
@@ -144,6 +152,9 @@ func (st *state) indexed(seq manifest.Sequence) (manifest.Entry, bool) {
 // A rekey is believed by nobody's word but its own signature's: whose it is
 // decides whether it stands for a backup.
 func (st *state) claim(seq manifest.Sequence) claim {
+	if v, ok := st.recent[seq]; ok {
+		return claim{hash: v.entry.Hash, by: v.by.signers}
+	}
 	e, ok := st.indexed(seq)
 	if !ok || e.Kind == manifest.KindRekey {
 		return claim{}
@@ -206,6 +217,7 @@ func (st *state) link() {
 			st.bad[seq] = true
 			st.report(seq, Unlinked, "it is a genuine manifest, and not the one that the index of %s names here", ref(st.chain, st.anchor.seq))
 		}
+		st.checkVouched(s)
 		for _, skip := range s.m.Skipped {
 			st.skipped[skip.Sequence] = seq
 			st.checkSkipped(seq, skip)
@@ -229,6 +241,9 @@ func (st *state) link() {
 func (st *state) named(seq manifest.Sequence) (manifest.Hash, bool) {
 	if hash, ok := st.pruned[seq]; ok {
 		return hash, true
+	}
+	if v, ok := st.recent[seq]; ok && st.slots[seq] == nil {
+		return v.entry.Hash, true
 	}
 	e, ok := st.indexed(seq)
 	return e.Hash, ok
@@ -292,7 +307,13 @@ func (st *state) explain() {
 			st.live = append(st.live, entryOf(st.slots[seq]))
 		}
 	}
-	slices.SortFunc(st.live, func(a, b manifest.Entry) int { return int(int64(a.Sequence) - int64(b.Sequence)) })
+	for seq, v := range st.recent {
+		by, gone := st.dropped[v.entry.ID]
+		if s := st.slots[seq]; !st.counts[seq] && (s == nil || s.m == nil) && !(gone && by < seq) { // lost, perhaps; then it goes on being missed
+			st.live = append(st.live, v.entry)
+		}
+	}
+	slices.SortFunc(st.live, func(a, b manifest.Entry) int { return cmp.Compare(a.Sequence, b.Sequence) })
 }
 
 // unexplained yields the places from lowest to the head that hold no manifest
@@ -300,7 +321,7 @@ func (st *state) explain() {
 func (st *state) unexplained(lowest manifest.Sequence) func(func(manifest.Sequence) bool) {
 	return func(yield func(manifest.Sequence) bool) {
 		check := func(seq manifest.Sequence) bool {
-			if st.counts[seq] || st.late[seq] || st.dead(seq) {
+			if st.counts[seq] || st.late[seq] || st.dead(seq) || st.unread(seq) {
 				return true
 			}
 			if _, ok := st.skipped[seq]; ok {
@@ -309,7 +330,7 @@ func (st *state) unexplained(lowest manifest.Sequence) func(func(manifest.Sequen
 			return yield(seq)
 		}
 		from := lowest
-		if st.anchor != nil && st.anchor.seq > lowest { // below an index only what it lists can be missing
+		if st.anchor != nil && st.anchor.seq >= lowest { // below an index only what it lists can be missing
 			for _, e := range st.anchor.m.Index {
 				if _, read := st.slots[e.Sequence]; !read && e.Sequence < st.horizon {
 					continue
@@ -329,7 +350,7 @@ func (st *state) unexplained(lowest manifest.Sequence) func(func(manifest.Sequen
 }
 
 func entryOf(s *slot) manifest.Entry {
-	return manifest.Entry{Sequence: s.seq, Hash: s.hash, Kind: s.m.Kind, ID: s.m.ID}
+	return manifest.Entry{Sequence: s.seq, Hash: s.hash, Kind: s.m.Kind, ID: s.m.ID, Reach: s.m.Reach()}
 }
 
 // next is the place of the next commit, and the junk that lies before it.

@@ -7,45 +7,63 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lifeboat/internal/manifest"
+	"lifeboat/storage"
 )
 
 // Heads that manifests carry are witnesses: they notice what is gone without
 // any machine's memory, since an attacker can't sign others.
 
 // withWitnesses loads one chain, and of the cluster's other chains the newest
-// manifests. The listing comes first: what it does not show of the chain is
-// asked for by name afterwards, so that no head that was carried by then can
-// seem to be missing because of a commit in between.
+// manifests. These come first: what is not there of the chain when it is read
+// afterwards can't have been committed only after they had been.
 func (r *Repository) withWitnesses(ctx context.Context, chain manifest.Chain) (*View, []*View, error) {
-	l, err := r.list(ctx)
+	chains, load, err := r.ends(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	own := l.chain(chain)
-	chains := l.names()
 	views := make([]*View, len(chains))
-	group, ctx := errgroup.WithContext(ctx)
+	group, inGroup := errgroup.WithContext(ctx)
 	group.SetLimit(chainsAtOnce)
-	var v *View
-	group.Go(func() (err error) {
-		v, err = r.loadListed(ctx, chain, own, depth{})
-		return err
-	})
 	for i, other := range chains {
 		if other == chain {
 			continue
 		}
-		listed := l.chain(other)
 		group.Go(func() (err error) {
-			views[i], err = r.loadListed(ctx, other, listed, depth{newest: true})
+			views[i], err = load(inGroup, other)
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, nil, err
 	}
+	v, err := r.load(ctx, chain, depth{})
+	if err != nil {
+		return nil, nil, err
+	}
 	views = slices.DeleteFunc(views, func(v *View) bool { return v == nil })
 	return v, append(views, v), nil
+}
+
+// ends are the cluster's chains, and how to load the newest manifests of each.
+func (r *Repository) ends(ctx context.Context) ([]manifest.Chain, func(context.Context, manifest.Chain) (*View, error), error) {
+	if ranger, ok := r.store.(storage.Ranger); ok {
+		chains, err := r.chainsOf(ctx, ranger)
+		return chains, func(ctx context.Context, chain manifest.Chain) (*View, error) {
+			return r.load(ctx, chain, depth{newest: true})
+		}, err
+	}
+	l, err := r.list(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	chains := l.names()
+	listed := map[manifest.Chain]*listedChain{}
+	for _, chain := range chains {
+		listed[chain] = l.chain(chain)
+	}
+	return chains, func(ctx context.Context, chain manifest.Chain) (*View, error) {
+		return r.loadListed(ctx, chain, listed[chain], depth{newest: true})
+	}, nil
 }
 
 // addWitnessed adds views of the chains that manifests have seen in this store

@@ -19,6 +19,8 @@
 //     that is whole.
 //   - What the rules can't judge stays, and takes no other's place: a backup
 //     from the future, and one that a person imported.
+//   - A full stays that segments continue to a point of the window. By time that
+//     is the newest before the window; clocks and members that lag may differ.
 //   - What a restore of the latest gives back stays, though it need not be the
 //     newest: what was captured since may be of a member that lags.
 //   - What the store has locked stays until the lock ends.
@@ -56,6 +58,7 @@ type Item struct {
 	Degraded    bool
 	Imported    bool
 	Latest      bool      // a restore of the latest gives it back, though it need not be the newest
+	Base        bool      // segments continue it to points of the window, or to the latest
 	RetainUntil time.Time // the store refuses to delete it before; zero: it does not
 }
 
@@ -110,8 +113,12 @@ func Apply(items []Item, p Policy, now time.Time) []Decision {
 		}
 	}
 	for i := range decisions {
-		if d := &decisions[i]; d.Latest && !d.Keep {
+		d := &decisions[i]
+		if d.Latest && !d.Keep {
 			d.keep("a restore of the latest gives it back")
+		}
+		if d.Base && !d.Keep {
+			d.keep("point in time: segments continue it")
 		}
 	}
 	p.sayWhyNot(judged)

@@ -10,8 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +24,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"lifeboat/internal/freeport"
 )
 
 // Region is the region that servers answer for.
@@ -78,7 +78,7 @@ func Start(t testing.TB, opts Options) *Server {
 		s.Endpoint = "https://"
 		s.CAFile, s.cert, s.key = writePKI(t, s.dir)
 	}
-	s.address = freeAddress(t)
+	s.address = freeport.Address(t)
 	s.Endpoint += s.address
 	t.Cleanup(s.Kill)
 	s.run()
@@ -88,6 +88,10 @@ func Start(t testing.TB, opts Options) *Server {
 	}
 	return s
 }
+
+// Folder is where the server keeps its bucket's objects, a file each under its
+// key: for benchmarks, which would wait long for many to be put.
+func (s *Server) Folder() string { return filepath.Join(s.dir, "data", s.Bucket) }
 
 func binary(t testing.TB) string {
 	t.Helper()
@@ -100,21 +104,6 @@ func binary(t testing.TB) string {
 		t.Fatalf("versitygw is missing (%v): run make tools", err)
 	}
 	return path
-}
-
-// freeAddress is below the ports that systems give to outgoing connections, so
-// that none sits on it when a server starts again.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+mathrand.IntN(22000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port was found")
-	return ""
 }
 
 // run starts the process and waits until it answers.

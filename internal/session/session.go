@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,7 +141,7 @@ func (s *Session) openStore(ctx context.Context, settings config.Store) Store {
 	}
 	options := repository.Options{
 		Trust: s.Trust, Signer: s.signer, Name: settings.URL, Now: s.options.Now, Rand: s.options.Rand,
-		Writer: s.Writer(), Events: s.options.Events,
+		Writer: s.Writer(), Events: s.options.Events, Folder: strings.HasPrefix(settings.URL, "file://"),
 	}
 	if s.Memory != nil {
 		options.Seen = s.Memory.Of(settings.URL)

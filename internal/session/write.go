@@ -16,6 +16,7 @@ import (
 	"lifeboat/internal/patience"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
+	"lifeboat/internal/segment"
 	"lifeboat/internal/witness"
 )
 
@@ -96,6 +97,9 @@ func (s *Session) Runner() (*backup.Runner, error) {
 		Witnesses: s.Memory.Heads(), Now: s.options.Now, Rand: s.options.Rand, Events: s.options.Events,
 		NextExpectedBy: func(chain manifest.Chain) *time.Time { return c.NextExpectedBy(string(chain), s.options.Now()) },
 	}
+	if s.signer != nil {
+		runner.Marker = segment.NewMarker(s.signer.MarkKey())
+	}
 	for _, o := range s.Stores {
 		runner.Stores = append(runner.Stores, backup.Store{
 			URL: o.URL, Repository: o.Repository, Err: o.Err, RetainDays: o.Settings.S3.ObjectLock.Days,
@@ -139,6 +143,32 @@ func (s *Session) EncryptionUses(ctx context.Context, taken []*manifest.Manifest
 		}
 	}
 	return uses
+}
+
+// WarnOfKeys tells which encryption keys a full's values need that no node's
+// newest files hold, by the first store that answers. Backups of files say so
+// themselves; it is for who backs up etcd alone.
+func (s *Session) WarnOfKeys(ctx context.Context, full *manifest.Manifest) {
+	if full == nil || full.Etcd == nil || len(full.Etcd.Encryption) == 0 {
+		return
+	}
+	for _, o := range s.Stores {
+		if o.Err != nil {
+			continue
+		}
+		keys, err := patience.Within(ctx, openLimit, patience.Farewell, func(ctx context.Context) (repository.KeyCoverage, error) {
+			return o.Repository.KeyCoverage(ctx, full.Chain)
+		})
+		if err != nil {
+			continue
+		}
+		for _, g := range keys.Gaps {
+			if len(g.Held) == 0 {
+				s.options.Events.Emit(events.Warning{Chain: string(full.Chain), Subject: "encryption keys", Message: g.String()})
+			}
+		}
+		return
+	}
 }
 
 // newestFull is a chain's newest full in any store; nil if there is none or no

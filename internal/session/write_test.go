@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lifeboat/internal/config"
+	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
 	"lifeboat/internal/repository"
 	"lifeboat/storage/memory"
@@ -69,6 +70,30 @@ func (s *shelf) full(chain manifest.Chain, key string) {
 
 func uses(key string) []manifest.KeyUse {
 	return []manifest.KeyUse{{Provider: "aescbc", Key: key, Objects: 1, Example: "/registry/secrets/a"}}
+}
+
+func TestWhoBacksUpEtcdAloneHearsOfAKeyThatNoFilesHold(t *testing.T) {
+	s := newShelf(t)
+	s.full("etcd/main", "lost")
+	newest, err := s.repo.NewestFull(t.Context(), "etcd/main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	session := &Session{Stores: []Store{{Err: errors.New("no answer")}, {Repository: s.repo}}, options: Options{Events: func(e events.Event) {
+		if w, ok := e.(events.Warning); ok {
+			told = append(told, w.Message)
+		}
+	}}}
+	session.WarnOfKeys(t.Context(), nil)
+	session.WarnOfKeys(t.Context(), &manifest.Manifest{Chain: "etcd/main", Etcd: &manifest.Etcd{}})
+	if len(told) > 0 {
+		t.Errorf("nothing is encrypted, and it told %q", told)
+	}
+	session.WarnOfKeys(t.Context(), newest)
+	if len(told) != 1 || !strings.Contains(told[0], `"lost"`) || !strings.Contains(told[0], "/registry/secrets/a") {
+		t.Errorf("told %q", told)
+	}
 }
 
 func TestEncryptionKeysInUseAreThoseOfEveryConfiguredEtcd(t *testing.T) {

@@ -2,6 +2,7 @@ package snapdb
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"hash/fnv"
 	"math/rand/v2"
@@ -387,6 +388,22 @@ func FuzzInspect(f *testing.F) {
 		h, err := r.hash(point{rev: facts.Revision, compact: facts.CompactRevision}, nil)
 		if err != nil || h.sum() != facts.HashKV {
 			t.Errorf("%v, %v; %v", h, err, facts)
+		}
+		// And from the middle on it is the second half.
+		middle := facts.Revision / 2
+		from := binary.BigEndian.AppendUint64(nil, uint64(middle))
+		var all, half int
+		if err := r.walkBucket(r.buckets["key"], newBitmap(r.pages), func(e element) error {
+			if bytes.Compare(e.key, from) >= 0 {
+				all++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		err = r.walkBucketFrom(r.buckets["key"], from, func(element) error { half++; return nil })
+		if err != nil || half != all {
+			t.Errorf("from revision %d on %d changes, %v, instead of %d", middle, half, err, all)
 		}
 	})
 }

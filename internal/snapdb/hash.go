@@ -107,10 +107,14 @@ type hasher struct {
 	all   uint32 // the hash if nothing is alive at all, while that may be so
 	below int64  // revisions up to compact so far
 	none  bool   // nothing is known to be alive so far
+
+	bare         uint32 // full, and nothing is alive: the hash of the revisions behind compact alone
+	endsDeleting bool   // the revision of the hash has deleted a key
 }
 
 func newHasher(k *keeper) *hasher {
 	h := &hasher{keeper: k, crc: crc32.Update(0, castagnoli, []byte("key"))}
+	h.bare = h.crc
 	h.all, h.none = h.crc, k.compact > 0 && !k.full && k.noneAlive()
 	return h
 }
@@ -121,10 +125,14 @@ func (h *hasher) add(r *record, raw []byte) (bool, error) {
 	if r.main > h.rev {
 		return false, nil
 	}
+	h.endsDeleting = h.endsDeleting || r.tombstone && r.main == h.rev
 	if r.main > h.compact || h.compact <= 0 {
 		h.crc = crc32.Update(h.crc, castagnoli, raw)
 		if h.none {
 			h.all = crc32.Update(h.all, castagnoli, raw)
+		}
+		if h.full && h.noneAlive() {
+			h.bare = crc32.Update(h.bare, castagnoli, raw)
 		}
 		return true, nil
 	}
@@ -153,6 +161,19 @@ func (h *hasher) sum() uint32 {
 		return h.all
 	}
 	return h.crc
+}
+
+// afterCompaction is the hash that a member keeps of a compaction at rev; see
+// CheckHashKV.
+func (h *hasher) afterCompaction() uint32 {
+	switch {
+	case !h.endsDeleting:
+	case h.none:
+		return h.crc
+	case h.full && h.noneAlive() && h.rev > h.compact:
+		return h.bare
+	}
+	return h.sum()
 }
 
 // check says whether the file can tell the hash at this point.

@@ -2,6 +2,7 @@ package snapdb
 
 import (
 	"context"
+	"slices"
 )
 
 // reader is an opened file whose bucket directory and meta bucket were read.
@@ -88,6 +89,35 @@ func (r *reader) lastRevision() (last int64, err error) {
 		return errStop
 	})
 	return last, err
+}
+
+// tellLast calls f as Options.LastRevision says. The key bucket was walked
+// before, so it is in order.
+func (r *reader) tellLast(f func(int64, []LastRecord)) error {
+	if r.compacted() >= r.revision {
+		return nil
+	}
+	var records []LastRecord
+	err := r.walkBucketBack(r.buckets["key"], func(e element) error {
+		rec, err := parseRecord(e)
+		if err != nil {
+			return err
+		}
+		if rec.marker {
+			records = nil
+		}
+		if rec.marker || rec.main != r.revision {
+			return errStop
+		}
+		records = append(records, LastRecord{Tombstone: rec.tombstone, KV: e.value})
+		return nil
+	})
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	slices.Reverse(records)
+	f(r.revision, records)
+	return nil
 }
 
 // hash walks the key bucket: HashKV at a point, and each for every record with

@@ -94,6 +94,7 @@ type walker struct {
 	seen bitmap
 	f    func(element) error
 	last []byte // the key before
+	from []byte // subtrees that end below it are left out; nil: none is
 }
 
 // tree walks the subtree at id, whose keys lie in [low, high); nil is no limit.
@@ -123,6 +124,9 @@ func (w *walker) tree(id uint64, low, high []byte, depth int) error {
 			if bytes.Compare(e.key, next) >= 0 {
 				return corruptf("page %d: the keys of its branches do not ascend", id)
 			}
+		}
+		if w.from != nil && next != nil && bytes.Compare(next, w.from) <= 0 {
+			continue
 		}
 		if err := w.tree(e.child, e.key, next, depth+1); err != nil {
 			return err

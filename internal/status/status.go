@@ -21,6 +21,7 @@ type Status struct {
 	Chains       []Chain       `json:"chains"`       // that this agent's configuration backs up, and all others that a store holds; by name
 	Stores       []Store       `json:"stores"`       // in the configured order
 	Jobs         []Job         `json:"jobs"`         // by kind, then target
+	Recorders    []Recorder    `json:"recorders"`    // of this agent, by chain
 	Runs         []Run         `json:"runs"`         // newest first, at most MaxRuns
 	Certificates []Certificate `json:"certificates"` // of this node, soonest to expire first
 	Problems     []Problem     `json:"problems"`     // worst first
@@ -95,6 +96,49 @@ type Job struct {
 	LastAttempt time.Time     `json:"lastAttempt"` // of this agent; zero: none that it remembers
 	LastSuccess time.Time     `json:"lastSuccess"` // of this agent; a run that was overtaken counts
 	Why         string        `json:"why"`         // what it waits for, for people: "due", "the turn of cp2", "retry"
+}
+
+// Recorder is this agent's recorder of one etcd cluster's changes.
+type Recorder struct {
+	Chain      string          `json:"chain"`
+	Interval   time.Duration   `json:"interval"`   // longest time between two segments when there are changes, nanoseconds
+	Running    bool            `json:"running"`    // it works or stands by; else it failed and is started again
+	Active     bool            `json:"active"`     // it records; else another node's does, and it watches that one
+	Why        string          `json:"why"`        // what it does, for people
+	Error      string          `json:"error"`      // what went wrong last, of the watch or the spool; empty: nothing
+	Revision   int64           `json:"revision"`   // all changes up to it are on this node's disk or in the stores
+	Recorded   time.Time       `json:"recorded"`   // as of when that was all that etcd had acknowledged; zero: not known
+	SpoolBytes int64           `json:"spoolBytes"` // on this node's disk
+	SpoolLimit int64           `json:"spoolLimit"` // of them at most
+	Gaps       int64           `json:"gaps"`       // since the agent's start, over all stores
+	Wanted     string          `json:"wanted"`     // why it asks for a full; empty: it does not
+	Stores     []RecorderStore `json:"stores"`     // in the configured order
+}
+
+// RecorderStore is what a recorder knows of one store.
+type RecorderStore struct {
+	Store         string    `json:"store"`         // URL without credentials
+	Epoch         uint64    `json:"epoch"`         // of the history in it; 0: not known
+	Revision      int64     `json:"revision"`      // every revision up to it can be restored, from a full on; 0: not known
+	RecoveryPoint time.Time `json:"recoveryPoint"` // all that etcd acknowledged until then can be restored; zero: not known
+	Behind        int64     `json:"behind"`        // bytes of the spool that it does not have yet
+	Waiting       string    `json:"waiting"`       // why nothing is committed to it; empty: something is
+	Error         string    `json:"error"`         // of the last request; empty: it went well
+	Segments      int64     `json:"segments"`      // committed since the agent's start
+	RollUps       int64     `json:"rollUps"`       // segments sealed again as one, likewise
+	LastGap       time.Time `json:"lastGap"`       // when one was found; zero: none since the agent's start
+	GapWhy        string    `json:"gapWhy"`
+}
+
+// RecoveryPoint is the latest of the stores'; zero: none is known.
+func (r *Recorder) RecoveryPoint() time.Time {
+	var best time.Time
+	for _, in := range r.Stores {
+		if in.RecoveryPoint.After(best) {
+			best = in.RecoveryPoint
+		}
+	}
+	return best
 }
 
 // Result says how a run ended. Its text is stable: metrics carry it.

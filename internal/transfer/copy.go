@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ type CopyOptions struct {
 	From, To *repository.Repository
 
 	Chains []manifest.Chain // only these; empty: all that From has
-	IDs    []string         // only backups whose id begins so; empty: all
+	IDs    []string         // only backups whose id begins so, and no segments; empty: all
 	Since  time.Time        // only backups captured since then; zero: all
 
 	RetainDays int  // the destination's Object Lock, from now; 0: none
@@ -32,7 +33,7 @@ type CopyOptions struct {
 	Events events.Listener // may be nil
 }
 
-// Copied is what became of one backup, or of one proof of a backup.
+// Copied is what became of one backup, segment, proof or blob.
 type Copied struct {
 	*manifest.Manifest                 // in the source, with the objects in effect
 	Fate               repository.Fate // with DryRun, "wanted" is what would be copied
@@ -47,8 +48,8 @@ type CopyReport struct {
 	Problems []repository.Problem // of the source's chains
 }
 
-// Copy copies backups and their proofs from one store to another, the stored
-// bytes as they are. Each commits by itself, as soon as its data is there, in
+// Copy copies backups, their proofs, the segments between them and the blobs that
+// images need from one store to another, the stored bytes as they are. Each commits by itself, as soon as its data is there, in
 // the destination's own chain behind what that holds. What the destination has
 // is left out, so another run goes on where one ended. What is damaged in the
 // source is left out, too, and an error. At any other failure a chain stops,
@@ -118,25 +119,42 @@ func (o CopyOptions) plan(ctx context.Context, chain manifest.Chain, found map[s
 	report.Problems = append(report.Problems, problems...)
 	p := &plan{chain: chain, copying: o.To.Copy(chain, o.From.Name(), originals)}
 	chosen := map[manifest.ID]bool{}
+	for _, m := range originals {
+		if m.Proof != nil || m.Blob != nil {
+			continue
+		}
+		if chosen[m.ID], err = o.wants(m.Manifest, found); err != nil {
+			return nil, err
+		}
+	}
 	var ids []manifest.ID
 	for _, m := range originals {
 		of := m.ID
 		if m.Proof != nil {
-			of = m.Proof.Of // a proof goes with its backup, which lies before it
-		} else if chosen[of], err = o.wants(m.Manifest, found); err != nil {
-			return nil, err
+			of = m.Proof.Of
 		}
-		if chosen[of] {
+		if chosen[of] || m.Blob != nil {
 			p.list = append(p.list, m)
 			ids = append(ids, m.ID)
 		}
 	}
-	p.fates, err = p.copying.Plan(ctx, ids)
-	return p, err
+	if p.fates, err = p.copying.Plan(ctx, ids); err != nil {
+		return nil, err
+	}
+	needed := map[manifest.Hash]bool{} // blobs, which lie before the images
+	for _, m := range p.list {
+		if fate := p.fates[m.ID]; m.Images != nil && (fate == repository.FateWanted || fate == repository.FatePresent) {
+			for _, sum := range m.Images.Blobs {
+				needed[sum] = true
+			}
+		}
+	}
+	p.list = slices.DeleteFunc(p.list, func(m repository.Original) bool { return m.Blob != nil && !needed[m.Blob.SHA256] })
+	return p, nil
 }
 
 func (o CopyOptions) wants(m *manifest.Manifest, found map[string]manifest.ID) (bool, error) {
-	if m.Created.Before(o.Since) {
+	if m.Created.Before(o.Since) || m.Kind == manifest.KindSegment && len(o.IDs) > 0 {
 		return false, nil
 	}
 	if len(o.IDs) == 0 {
@@ -191,12 +209,14 @@ func (p *plan) run(ctx context.Context, o CopyOptions, report *CopyReport) error
 			case errors.Is(c.Err, repository.ErrSuperseded):
 				c.Fate, c.Err = repository.FateDropped, nil
 				dropped++
+			case errors.Is(c.Err, repository.ErrCovered): // by a recorder, meanwhile
+				c.Fate, c.Err = repository.FateCovered, nil
 			case c.Err != nil:
 				c.Fate = repository.FateFailed
 				if !failed {
 					errs = append(errs, c.Err)
 				}
-				failed = failed || !errors.Is(c.Err, repository.ErrVerification)
+				failed = failed || !errors.Is(c.Err, repository.ErrVerification) && !errors.Is(c.Err, repository.ErrIncomplete)
 			}
 		}
 		report.Copies = append(report.Copies, c)
@@ -220,7 +240,7 @@ func (p *plan) count(fate repository.Fate) (n int) {
 // copy copies one backup: its data first, then its manifest.
 func (p *plan) copy(ctx context.Context, o CopyOptions, m repository.Original, report *CopyReport) (manifest.Sequence, error) {
 	retain := time.Time{}
-	if o.RetainDays > 0 {
+	if o.RetainDays > 0 && (m.Span == nil || m.Span.RollUp) { // a small segment gives way to a roll-up
 		retain = o.Now().UTC().Truncate(time.Millisecond).AddDate(0, 0, o.RetainDays)
 	}
 	draft := p.copying.Draft(m.ID, retain)

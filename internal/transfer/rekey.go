@@ -16,6 +16,7 @@ import (
 
 	"lifeboat/internal/events"
 	"lifeboat/internal/manifest"
+	"lifeboat/internal/oci"
 	"lifeboat/internal/repository"
 	"lifeboat/internal/seal"
 )
@@ -24,7 +25,7 @@ import (
 // Rand are required, and Identities unless DryRun is set.
 type RekeyOptions struct {
 	Repository *repository.Repository
-	Backups    []repository.Backup // those to look at
+	Backups    []repository.Backup // those to look at, blobs too
 
 	Identities     []age.Identity  // that open what is stored
 	Recipients     []age.Recipient // for whom it is sealed anew
@@ -56,6 +57,9 @@ func Rekey(ctx context.Context, o RekeyOptions) ([]Rekeyed, error) {
 	var list []Rekeyed
 	total := int64(0)
 	for _, b := range o.Backups {
+		if len(b.Objects) == 0 { // images: their data is in blobs
+			continue
+		}
 		r := Rekeyed{Backup: b, Wanted: !sameSet(b.Recipients, o.RecipientNames)}
 		if r.Wanted {
 			total += b.Objects[0].PlainSize
@@ -110,7 +114,7 @@ func (o RekeyOptions) one(ctx context.Context, b repository.Backup, progress fun
 		until := draft.Created.AddDate(0, 0, o.RetainDays)
 		draft.RetainUntil = &until
 	}
-	object, err := o.reseal(ctx, draft, b.Objects[0], progress)
+	object, err := o.reseal(ctx, draft, b, progress)
 	if err != nil {
 		return "", err
 	}
@@ -124,8 +128,8 @@ func (o RekeyOptions) one(ctx context.Context, b repository.Backup, progress fun
 // reseal opens an object and puts the same plaintext, sealed for others. The
 // put ends well only after the old object was read whole, with the size and
 // SHA-256 that its manifest names, and what it holds is what its role says.
-func (o RekeyOptions) reseal(ctx context.Context, draft *manifest.Manifest, old manifest.Object, progress func(int)) (manifest.Object, error) {
-	none := manifest.Object{}
+func (o RekeyOptions) reseal(ctx context.Context, draft *manifest.Manifest, b repository.Backup, progress func(int)) (manifest.Object, error) {
+	none, old := manifest.Object{}, b.Objects[0]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the old object's stream
 	stored, err := o.Repository.OpenStored(ctx, old)
@@ -139,54 +143,30 @@ func (o RekeyOptions) reseal(ctx context.Context, draft *manifest.Manifest, old 
 	}
 	defer plain.Close()
 	var source io.Reader = plain
-	if old.Role == manifest.RoleSnapshot {
+	switch old.Role {
+	case manifest.RoleSnapshot:
 		source = &trailed{r: source, sum: sha256.New()}
+	case manifest.RoleBlob:
+		source = oci.Verified(source, oci.Descriptor{Digest: oci.DigestOf(b.Blob.SHA256), Size: old.PlainSize})
 	}
 
 	name := repository.ObjectName(draft.Chain, draft.ID, path.Base(old.Name))
-	r, w := io.Pipe()
-	type result struct {
-		sums seal.Sums
-		err  error
-	}
-	sealed := make(chan result, 1)
-	go func() {
-		sums, err := sealTo(w, o.Recipients, &counting{source, progress})
-		w.CloseWithError(err) // nil is the end
-		sealed <- result{sums, err}
-	}()
 	retain := time.Time{}
 	if draft.RetainUntil != nil {
 		retain = *draft.RetainUntil
 	}
-	putErr := o.Repository.PutObject(ctx, name, r, retain)
-	r.CloseWithError(errors.New("the store takes no more")) // no-op if all was read
-	done := <-sealed
-	switch {
-	case putErr != nil && done.err != nil && !errors.Is(putErr, done.err) && !errors.Is(done.err, io.ErrClosedPipe):
-		return none, errors.Join(done.err, putErr)
-	case putErr != nil:
-		return none, putErr
-	case done.err != nil:
-		return none, done.err
+	sums, err := seal.Into(o.Recipients, &counting{source, progress}, func(sealed io.Reader) error {
+		return o.Repository.PutObject(ctx, name, sealed, retain)
+	})
+	if errors.Is(err, oci.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", repository.ErrVerification, err)
+	}
+	if err != nil {
+		return none, err
 	}
 	return manifest.Object{
-		Name: name, Role: old.Role, Size: done.sums.StoredSize, SHA256: manifest.Hash(done.sums.StoredSHA256), PlainSize: done.sums.PlainSize,
+		Name: name, Role: old.Role, Size: sums.StoredSize, SHA256: manifest.Hash(sums.StoredSHA256), PlainSize: sums.PlainSize,
 	}, nil
-}
-
-func sealTo(w io.Writer, recipients []age.Recipient, plain io.Reader) (seal.Sums, error) {
-	sealer, err := seal.NewWriter(w, recipients)
-	if err != nil {
-		return seal.Sums{}, err
-	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{sealer}, plain, make([]byte, 256<<10)); err != nil {
-		return seal.Sums{}, err
-	}
-	if err := sealer.Close(); err != nil {
-		return seal.Sums{}, err
-	}
-	return sealer.Sums(), nil
 }
 
 // counting tells of the bytes that are read through it.

@@ -75,67 +75,79 @@ func (w *world) repo(store storage.Store, name string) *repository.Repository {
 // backup commits a full of this plaintext to the source.
 func (w *world) backup(plain []byte) manifest.ID {
 	w.t.Helper()
+	return w.sealed(plain, "snapshot.db.zst.age", manifest.RoleSnapshot, &manifest.Manifest{
+		Chain: etcdMain, Kind: manifest.KindFull, Etcd: &manifest.Etcd{ClusterID: 7, MemberID: 1, Revision: manifest.Revision(10 + len(w.plain)), HashKV: 7},
+	})
+}
+
+// sealed puts this plaintext into the source, sealed for the old key, and commits a
+// manifest with it.
+func (w *world) sealed(plain []byte, file string, role manifest.Role, m *manifest.Manifest) manifest.ID {
+	w.t.Helper()
 	id, err := manifest.NewID(rand.Reader)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var sealed bytes.Buffer
-	s, err := seal.NewWriter(&sealed, []age.Recipient{w.old.Recipient()})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := s.Write(plain); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		w.t.Fatal(err)
-	}
-	sums := s.Sums()
-	name := repository.ObjectName(etcdMain, id, "snapshot.db.zst.age")
-	if err := w.from.PutObject(w.t.Context(), name, &sealed, time.Time{}); err != nil {
-		w.t.Fatal(err)
-	}
-	_, err = w.from.Commit(w.t.Context(), &manifest.Manifest{
-		Chain: etcdMain, Kind: manifest.KindFull, ID: id, Created: time.Now(), Writer: manifest.Writer{Node: "cp1", Version: "0.1.0"},
-		Etcd:       &manifest.Etcd{ClusterID: 7, MemberID: 1, Revision: manifest.Revision(10 + len(w.plain)), HashKV: 7},
-		Recipients: []string{w.old.Recipient().String()},
-		Objects: []manifest.Object{{
-			Name: name, Role: manifest.RoleSnapshot, Size: sums.StoredSize, SHA256: sums.StoredSHA256, PlainSize: sums.PlainSize,
-		}},
+	name := repository.ObjectName(m.Chain, id, file)
+	sums, err := seal.Into([]age.Recipient{w.old.Recipient()}, bytes.NewReader(plain), func(sealed io.Reader) error {
+		return w.from.PutObject(w.t.Context(), name, sealed, time.Time{})
 	})
 	if err != nil {
+		w.t.Fatal(err)
+	}
+	m.ID, m.Created, m.Writer = id, time.Now(), manifest.Writer{Node: "cp1", Version: "0.1.0"}
+	m.Recipients = []string{w.old.Recipient().String()}
+	m.Objects = []manifest.Object{{Name: name, Role: role, Size: sums.StoredSize, SHA256: sums.StoredSHA256, PlainSize: sums.PlainSize}}
+	if _, err := w.from.Commit(w.t.Context(), m); err != nil {
 		w.t.Fatal(err)
 	}
 	w.plain[id] = plain
 	return id
 }
 
-// holds fails the test unless the repository verifies, and each of its backups
-// opens with the identity to the plaintext that it had. It returns how many.
-func (w *world) holds(r *repository.Repository, id func(repository.Backup) age.Identity) int {
+// unsealed fails the test unless an object opens with the identity. It returns the
+// plaintext.
+func (w *world) unsealed(r *repository.Repository, object manifest.Object, id age.Identity) []byte {
+	w.t.Helper()
+	body, err := r.OpenObject(w.t.Context(), object)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer body.Close()
+	plain, err := seal.NewReader(body, seal.Sums{PlainSize: object.PlainSize, StoredSize: object.Size, StoredSHA256: object.SHA256}, id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer plain.Close()
+	got, err := io.ReadAll(plain)
+	if err != nil {
+		w.t.Fatalf("open %s: %v", object.Name, err)
+	}
+	return got
+}
+
+// verifies fails the test unless a repository does.
+func (w *world) verifies(r *repository.Repository) {
 	w.t.Helper()
 	report, err := r.Verify(w.t.Context(), repository.VerifyOptions{})
 	if err != nil || report.Err() != nil {
 		w.t.Fatal(err, report.Err())
 	}
+}
+
+// holds fails the test unless the repository verifies, and each of its backups
+// opens with the identity to the plaintext that it had. It returns how many.
+func (w *world) holds(r *repository.Repository, id func(repository.Backup) age.Identity) int {
+	w.t.Helper()
+	w.verifies(r)
 	backups, _, err := r.Backups(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, b := range backups {
-		body, err := r.OpenObject(w.t.Context(), b.Objects[0])
-		if err != nil {
-			w.t.Fatal(err)
+		if !bytes.Equal(w.unsealed(r, b.Objects[0], id(b)), w.plain[b.ID]) {
+			w.t.Fatalf("backup %s opens to other bytes", b.ID)
 		}
-		plain, err := seal.NewReader(body, seal.Sums{PlainSize: b.Objects[0].PlainSize, StoredSize: b.Objects[0].Size, StoredSHA256: b.Objects[0].SHA256}, id(b))
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		got, err := io.ReadAll(plain)
-		if err != nil || !bytes.Equal(got, w.plain[b.ID]) {
-			w.t.Fatalf("backup %s opens to other bytes: %v", b.ID, err)
-		}
-		body.Close()
 	}
 	return len(backups)
 }

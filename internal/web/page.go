@@ -132,6 +132,7 @@ type view struct {
 	Chains       []chainView
 	Rest         []restView
 	RestLevel    level // of those that are in Rest: always good but where there are too many
+	Recorders    []recorderView
 	Stores       []storeView
 	Jobs         []jobView
 	Strips       []strip
@@ -139,7 +140,7 @@ type view struct {
 	Certificates []certificateView
 
 	// How many more there are than shown.
-	MoreProblems, MoreChains, MoreStores, MoreJobs, MoreRuns, MoreCertificates int
+	MoreProblems, MoreChains, MoreRecorders, MoreStores, MoreJobs, MoreRuns, MoreCertificates int
 }
 
 type pointView struct {
@@ -192,6 +193,17 @@ type inStoreView struct {
 type restView struct {
 	Name  string
 	Point moment
+}
+
+// recorderView is a recorder at one store.
+type recorderView struct {
+	Chain, Store string
+	Verdict      verdict
+	Point        moment
+	Revision     string
+	Segments     string
+	Behind       string
+	Why          string
 }
 
 type storeView struct {
@@ -252,6 +264,7 @@ func newView(s *status.Status, l limits) *view {
 	v.Point = b.point()
 	v.Problems, v.MoreProblems = b.problems()
 	v.Chains, v.Rest, v.MoreChains = b.chains()
+	v.Recorders, v.MoreRecorders = b.recorders()
 	v.Stores, v.MoreStores = b.stores()
 	v.Jobs, v.MoreJobs = b.jobs()
 	v.Strips = b.strips()

@@ -18,15 +18,23 @@ func (b *builder) point() pointView {
 	if chain == nil {
 		return pointView{Verdict: verdict{bad, "No backup"}, Detail: "No store holds a chain of backups, and none is planned."}
 	}
-	p := pointView{Verdict: judgePoint(chain, b.now), Chain: b.name(chain.Name), At: b.moment(chain.RecoveryPoint)}
+	at := chain.RecoveryPoint
+	recorded := b.recorded(chain.Name)
+	if recorded.After(at) && !at.IsZero() {
+		at = recorded
+	}
+	p := pointView{Verdict: judgePoint(chain, b.now), Chain: b.name(chain.Name), At: b.moment(at)}
 	if of > 1 {
 		p.Detail = "the oldest of " + plural(of, "chain")
 	}
 	if chain.Interval > 0 {
 		p.Detail = strings.TrimPrefix(p.Detail+", planned "+every(chain.Interval), ", ")
 	}
+	if at.Equal(recorded) && p.At.Known() {
+		p.Detail = strings.TrimPrefix(p.Detail+", recorded since the full of "+b.moment(chain.RecoveryPoint).Text, ", ")
+	}
 	if p.At.Known() {
-		d := b.now.Sub(chain.RecoveryPoint)
+		d := b.now.Sub(at)
 		p.Age, p.Ahead = age(d), d <= -time.Second
 		words := strings.Split(p.Age, nbsp)
 		for i := 0; i+1 < len(words); i += 2 {

@@ -21,7 +21,7 @@ import (
 // crashRun is what a child process is told to do and where to kill itself.
 type crashRun struct {
 	Snapshot, DataDir, AsideDir, ID, Point string
-	NoExchange                             bool
+	NoExchange, PutBack                    bool
 }
 
 const crashVar = "LIFEBOAT_TEST_CRASH"
@@ -40,6 +40,13 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	canExchange = !run.NoExchange
+	if run.PutBack {
+		if _, err := putBack(options(run)); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	f, err := os.Open(run.Snapshot)
 	if err != nil {
 		panic(err)
@@ -160,7 +167,7 @@ func otherFileSystem(t *testing.T) string {
 	return dir
 }
 
-var crashPoints = []string{"begin", "receiving", "received", "verified", "finished", "journal", "between", "exchanged", "synced", "moved", "tidied", "forgotten", "aside"}
+var crashPoints = []string{"begin", "receiving", "received", "verified", "finished", "marked", "journal", "between", "exchanged", "synced", "moved", "tidied", "forgotten", "aside"}
 
 func TestACrashAtAnyPointLosesNothingAndTheNextRestoreGoesOn(t *testing.T) {
 	snapshot := snapshotFile(t)

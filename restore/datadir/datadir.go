@@ -9,7 +9,8 @@
 // exchanges the old member for the new one and never deletes the old.
 //
 // Write does all of it. Whoever wants to look at the database before it counts
-// calls Begin, Receive, Finish and Install one after the other.
+// calls Begin, Receive, Finish and Install one after the other. PutBack undoes
+// an Install, and Installed says whether there was one.
 package datadir
 
 import (
@@ -72,6 +73,14 @@ type Options struct {
 	// included; 0 if unknown. It serves the check for free space, and a
 	// snapshot of another size is refused.
 	Size int64
+
+	// Extra is the number of bytes that the caller will add to the database
+	// between Receive and Finish, at most; for the check for free space.
+	Extra int64
+
+	// Live lets an etcd run on the data directory until Install, which still
+	// refuses it: all that takes time is then done before etcd is stopped.
+	Live bool
 
 	// Owner, if set and the process is root, owns the new member. By default
 	// it is the owner of the existing member, else of the data directory.

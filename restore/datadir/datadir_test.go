@@ -174,7 +174,7 @@ func TestADataDirectoryInUseIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := filepath.Join(dataDir, asideName, "r1", "member"); res.Aside != want {
+			if want := filepath.Join(dataDir, AsideName, "r1", "member"); res.Aside != want {
 				t.Errorf("the old member is in %s, want %s", res.Aside, want)
 			}
 		})

@@ -46,6 +46,9 @@ type journal struct {
 // A crash leaves the old member in place or the new one. Only a file system
 // without an atomic exchange (RENAME_EXCHANGE) has a moment with neither; the
 // next Begin on the data directory, or Recover, then puts the new one there.
+//
+// ErrInUse if an etcd runs on the member in place; nothing has changed then, and
+// Install may be called again. PutBack undoes it.
 func (s *Staging) Install(ctx context.Context) (Result, error) {
 	if !s.finished || s.lock == nil {
 		return Result{}, errors.New("install a member: not finished")
@@ -61,6 +64,10 @@ func (s *Staging) Install(ctx context.Context) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, context.Cause(ctx)
 	}
+	if err := s.mark(member, staged); err != nil {
+		return Result{}, err
+	}
+	s.opts.reach("marked")
 	if err := s.writeJournal(); err != nil {
 		return Result{}, err
 	}
@@ -108,12 +115,20 @@ func (s *Staging) Install(ctx context.Context) (Result, error) {
 // canExchange is turned off by tests of the way without it.
 var canExchange = true
 
-func (s *Staging) exchange(staged, member string) error {
+// swap exchanges two folders at once; false if the file system can't.
+func swap(a, b string) (bool, error) {
 	err := error(unix.ENOSYS)
 	if canExchange {
-		err = unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, member, unix.RENAME_EXCHANGE)
+		err = unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 	}
-	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s *Staging) exchange(staged, member string) error {
+	if done, err := swap(staged, member); done || err != nil {
 		return err
 	}
 	if err := rename(member, filepath.Join(s.dir, "old")); err != nil {
@@ -278,7 +293,7 @@ func recoverOne(dataDir, dir string, reach func(point string)) (aside string, er
 		old, isOld = staged, true
 	}
 	if isOld {
-		if aside, err = moveAside(old, dataDir, j.AsideDir, filepath.Base(j.ID)); err != nil {
+		if aside, err = moveAside(old, dataDir, j.AsideDir, filepath.Base(j.ID), keptName); err != nil {
 			return "", err
 		}
 	}
@@ -298,11 +313,12 @@ func recoverOne(dataDir, dir string, reach func(point string)) (aside string, er
 	return aside, syncFile(filepath.Dir(dir))
 }
 
-// moveAside renames an old member to where it is kept and returns its place.
-func moveAside(old, dataDir, asideDir, id string) (string, error) {
-	inside := filepath.Join(dataDir, asideName)
+// moveAside renames a member to where it is kept, by that name or with a
+// number behind it, and returns its place.
+func moveAside(member, dataDir, asideDir, id, name string) (string, error) {
+	inside := filepath.Join(dataDir, AsideName)
 	if asideDir != "" {
-		to, err := moveInto(old, filepath.Join(asideDir, id))
+		to, err := moveInto(member, filepath.Join(asideDir, id), name)
 		if err == nil {
 			return to, nil
 		}
@@ -310,15 +326,15 @@ func moveAside(old, dataDir, asideDir, id string) (string, error) {
 			return "", err
 		}
 	}
-	return moveInto(old, filepath.Join(inside, id))
+	return moveInto(member, filepath.Join(inside, id), name)
 }
 
-func moveInto(old, dir string) (string, error) {
+func moveInto(member, dir, name string) (string, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	for i := 1; ; i++ {
-		to := filepath.Join(dir, "member")
+		to := filepath.Join(dir, name)
 		if i > 1 {
 			to = fmt.Sprintf("%s.%d", to, i)
 		}
@@ -329,7 +345,7 @@ func moveInto(old, dir string) (string, error) {
 		if taken {
 			continue
 		}
-		if err := rename(old, to); err != nil {
+		if err := rename(member, to); err != nil {
 			_ = os.Remove(dir) // only if empty
 			return "", err
 		}
@@ -357,5 +373,5 @@ func Aside(dataDir, asideDir, id string) (string, error) {
 			return filepath.Join(asideDir, id, "member"), nil
 		}
 	}
-	return filepath.Join(dataDir, asideName, id, "member"), nil
+	return filepath.Join(dataDir, AsideName, id, "member"), nil
 }

@@ -17,9 +17,12 @@ import (
 	"lifeboat/internal/durable"
 )
 
+// AsideName is the folder in a data directory that keeps old members, each in a
+// folder with the restore's id, where they have nowhere else to go.
+const AsideName = ".lifeboat-aside"
+
 const (
 	stagingName = ".lifeboat-restore" // in the data directory, while a restore runs
-	asideName   = ".lifeboat-aside"   // in the data directory, if the old member has nowhere else to go
 
 	// headroomBytes is what a new member takes beside its database: one
 	// preallocated segment of the write-ahead log (64 MiB), the next one that
@@ -59,10 +62,18 @@ func Preflight(opts Options) error {
 	if _, err := Members(opts.Name, opts.PeerURLs, opts.InitialCluster, opts.Token); err != nil {
 		return err
 	}
-	if err := InUse(opts.DataDir); err != nil {
+	if err := opts.inUse(opts.DataDir); err != nil {
 		return err
 	}
 	return opts.checkSpace(opts.DataDir)
+}
+
+// inUse is InUse as far as the restore minds before Install.
+func (o *Options) inUse(dataDir string) error {
+	if o.Live {
+		return nil
+	}
+	return InUse(dataDir)
 }
 
 // checkSpace looks at the file system of dir or of its nearest existing parent.
@@ -76,7 +87,7 @@ func (o *Options) checkSpace(dir string) error {
 		if err != nil {
 			return err
 		}
-		if need := o.Size + headroomBytes; free < need {
+		if need := o.Size + o.Extra + headroomBytes; free < need {
 			return fmt.Errorf("%w: %s has %d bytes left, the restore takes %d", ErrNoSpace, dir, free, need)
 		}
 		return nil
@@ -85,7 +96,7 @@ func (o *Options) checkSpace(dir string) error {
 
 // Begin checks the options, the data directory and the free space, finishes
 // what a restore that died has left, and makes the staging folder. The member
-// in place is not touched; ErrInUse if an etcd runs on it.
+// in place is not touched; ErrInUse if an etcd runs on it, unless that is Live.
 func Begin(ctx context.Context, opts Options) (_ *Staging, err error) {
 	if err := opts.check(); err != nil {
 		return nil, err
@@ -106,7 +117,7 @@ func Begin(ctx context.Context, opts Options) (_ *Staging, err error) {
 	if err := s.openDataDir(); err != nil {
 		return nil, err
 	}
-	if err := InUse(s.dataDir); err != nil {
+	if err := opts.inUse(s.dataDir); err != nil {
 		return nil, err
 	}
 	if s.Recovered, err = recoverLeftovers(s.dataDir, opts.reach); err != nil {
@@ -165,11 +176,20 @@ func (s *Staging) openDataDir() error {
 	if os.Geteuid() == 0 {
 		s.owner = &owner
 	}
+	if s.created && s.owner != nil && s.opts.Owner != nil { // else etcd could not enter
+		if err := os.Lchown(s.dataDir, owner.UID, owner.GID); err != nil {
+			return fmt.Errorf("give the data directory to its owner: %w", err)
+		}
+	}
 	return nil
 }
 
 // DBPath is the path of the new member's database.
 func (s *Staging) DBPath() string { return filepath.Join(s.dir, "member", "snap", "db") }
+
+// Scratch is a folder beside the new member for the caller's temporary files,
+// which is removed with the staging.
+func (s *Staging) Scratch() string { return s.dir }
 
 // Receive reads the snapshot, trailer included, into the new member's
 // database. The write-ahead log is made meanwhile. When it returns, the hash
@@ -276,6 +296,8 @@ func (s *Staging) Abort() error {
 			_ = os.Remove(s.dataDir) // only if empty
 		}
 	}
+	// Closing alone leaves the lock to a child process that is just being started.
+	_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
 	s.lock.Close()
 	s.lock = nil
 	return err

@@ -135,7 +135,7 @@ func (a *applying) sweep() error {
 		if s.Type == seal.TypeDir {
 			continue
 		}
-		if err := a.disk.root.Remove(temp(s.real)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := a.disk.removeLeftover(temp(s.real)); err != nil {
 			return fmt.Errorf("remove what an earlier restore left: %w", err)
 		}
 	}

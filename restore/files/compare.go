@@ -75,6 +75,7 @@ func (p *Plan) compareOne(s *Step, wanted bool, folders []string, all map[string
 	if err != nil {
 		return "", err
 	}
+	s.found = info
 	isLink := info.Mode()&fs.ModeSymlink != 0
 	switch {
 	case !info.IsDir() && !isLink && !info.Mode().IsRegular():

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"lifeboat/internal/hostfacts"
 	"lifeboat/internal/seal"
 )
 
@@ -25,7 +26,7 @@ func small(t *testing.T) []byte {
 	w := seal.NewArchiveWriter(&out)
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	for _, e := range []struct{ name, body, link string }{
-		{name: factsName, body: `{"folders":["etc/kubernetes"]}`},
+		{name: hostfacts.Name, body: `{"folders":["etc/kubernetes"]}`},
 		{name: "etc/"}, {name: "etc/kubernetes/"}, {name: "etc/kubernetes/pki/"},
 		{name: "etc/kubernetes/admin.conf", body: "admin"},
 		{name: "etc/kubernetes/pki/ca.key", body: "key"},
@@ -230,6 +231,13 @@ func TestAsideWorksAcrossFileSystems(t *testing.T) {
 
 // TestMain lets the test binary be the process that is killed.
 func TestMain(m *testing.M) {
+	if text := os.Getenv("LIFEBOAT_TEST_UNDO"); text != "" {
+		if err := undoingChild(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if root := os.Getenv("LIFEBOAT_TEST_RESTORE_ROOT"); root != "" {
 		if err := child(root, os.Getenv("LIFEBOAT_TEST_RESTORE_ARCHIVE"), os.Getenv("LIFEBOAT_TEST_RESTORE_ASIDE")); err != nil {
 			fmt.Fprintln(os.Stderr, err)

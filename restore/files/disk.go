@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -53,7 +52,11 @@ func (d *disk) lock() (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", d.path, ErrInUse)
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// Closing alone leaves the lock to a child process that is just being started.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		f.Close()
+	}, nil
 }
 
 // canKeep makes the aside folder and finds out that files can be made in it.
@@ -145,6 +148,21 @@ func (d *disk) linkTime(name string, t time.Time) error {
 
 const tempPrefix = ".lifeboat-"
 
+// removeLeftover removes a half-written file, if there is one. On a read-only
+// file system, such as /usr where the operating system is an image, there is none.
+func (d *disk) removeLeftover(name string) error {
+	err := d.root.Remove(name)
+	if errors.Is(err, syscall.EROFS) {
+		if _, missing := d.root.Lstat(name); errors.Is(missing, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // temp is the name under which a file is written before it takes its place: in
 // the same folder, the same at every try, and with a dot, since a
 // kubelet runs what is in its manifests folder except files with one.
@@ -170,139 +188,4 @@ func ownerOf(info fs.FileInfo) (uid, gid int) {
 		return int(st.Uid), int(st.Gid)
 	}
 	return 0, 0
-}
-
-// aside keeps a second name, or where that can't be a copy, of the file or
-// link at name below folder, and makes it durable. The original stays.
-func (d *disk) aside(name, folder string) error {
-	target := filepath.Join(folder, filepath.FromSlash(name))
-	if err := mkdirAllDurable(filepath.Dir(target)); err != nil {
-		return err
-	}
-	for n := 1; ; n++ {
-		same, err := d.sameFile(name, target)
-		switch {
-		case err == nil && same:
-			return nil // an earlier try got as far as this
-		case errors.Is(err, fs.ErrNotExist):
-			if err := d.keep(name, target); err != nil {
-				return err
-			}
-			return syncDir(filepath.Dir(target))
-		case err != nil:
-			return err
-		}
-		target = fmt.Sprintf("%s.%d", filepath.Join(folder, filepath.FromSlash(name)), n)
-	}
-}
-
-// keep gives the file at name the second name target, which does not exist.
-func (d *disk) keep(name, target string) error {
-	err := os.Link(d.full(name), target)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	// Another file system, or one without hard links.
-	info, err := d.lstat(name)
-	if err != nil {
-		return err
-	}
-	uid, gid := ownerOf(info)
-	if info.Mode()&fs.ModeSymlink != 0 {
-		to, err := d.root.Readlink(name)
-		if err != nil {
-			return err
-		}
-		return os.Symlink(to, target)
-	}
-	in, err := d.openFile(name)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.CreateTemp(filepath.Dir(target), tempPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	_, err = io.Copy(out, in)
-	if err == nil && os.Geteuid() == 0 {
-		err = out.Chown(uid, gid)
-	}
-	if err == nil {
-		err = out.Chmod(modeOf(info))
-	}
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	if err := os.Chtimes(out.Name(), info.ModTime(), info.ModTime()); err != nil {
-		return err
-	}
-	return os.Rename(out.Name(), target)
-}
-
-// sameFile compares the file or link at name with one outside.
-func (d *disk) sameFile(name, outside string) (bool, error) {
-	b, err := os.Lstat(outside)
-	if err != nil {
-		return false, err
-	}
-	a, err := d.lstat(name)
-	if err != nil {
-		return false, err
-	}
-	switch {
-	case os.SameFile(a, b):
-		return true, nil
-	case a.Mode() != b.Mode(), a.Size() != b.Size(), a.IsDir():
-		return false, nil
-	case a.Mode()&fs.ModeSymlink != 0:
-		x, err1 := d.root.Readlink(name)
-		y, err2 := os.Readlink(outside)
-		return x == y, errors.Join(err1, err2)
-	}
-	f, err := d.openFile(name)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	g, err := os.Open(outside)
-	if err != nil {
-		return false, err
-	}
-	defer g.Close()
-	x, err1 := sumOf(f)
-	y, err2 := sumOf(g)
-	return x == y, errors.Join(err1, err2)
-}
-
-// mkdirAllDurable makes folders that only their owner may enter: what is kept
-// aside can hold private keys.
-func mkdirAllDurable(dir string) error {
-	if info, err := os.Stat(dir); err == nil {
-		if !info.IsDir() {
-			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
-		}
-		return nil
-	}
-	parent := filepath.Dir(dir)
-	if err := mkdirAllDurable(parent); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(parent)
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

@@ -7,6 +7,7 @@
 // entry, and writes. A file that is on disk and differs is kept in the aside folder
 // before its place is taken; what the archive doesn't have is left where it is.
 // Apply can be killed at any moment: preparing and applying again finishes the work.
+// Undo takes it back, by the plan's Before.
 //
 // Names are resolved as in a chroot of the root, by package chroot, and opened
 // through os.Root, so that neither the archive's links nor the disk's lead out.
@@ -27,12 +28,9 @@ import (
 	"strings"
 
 	"lifeboat/internal/chroot"
+	"lifeboat/internal/hostfacts"
 	"lifeboat/internal/seal"
 )
-
-// factsName is the archive's first entry: what backup/host knows of the
-// machine. It is read and never restored.
-const factsName = "lifeboat/facts.json"
 
 // factsLimit bounds what is held of the facts in memory.
 const factsLimit = 32 << 20
@@ -89,6 +87,8 @@ type Step struct {
 	real  string // where it goes, through no link
 	owned bool   // a folder whose mode, owner and time are the archive's
 	linkd bool   // a folder that is a link to a folder on disk, which stays
+
+	found fs.FileInfo // what is there now; nil if nothing is
 }
 
 // Plan is what a restore will do.
@@ -130,8 +130,8 @@ func (p *Plan) Close() error { return p.disk.root.Close() }
 // Prepare reads and checks a whole archive, the plain tar, and compares it
 // with the disk. It changes nothing. The caller closes the plan.
 func Prepare(ctx context.Context, archive io.Reader, opts Options) (*Plan, error) {
-	if !filepath.IsAbs(opts.AsideDir) || opts.RestoreID == "" || strings.ContainsAny(opts.RestoreID, `/\`) || opts.RestoreID[0] == '.' {
-		return nil, fmt.Errorf("%w: an absolute aside folder and a restore id are needed, not %q and %q", ErrInvalid, opts.AsideDir, opts.RestoreID)
+	if err := checkNames(opts.AsideDir, opts.RestoreID); err != nil {
+		return nil, err
 	}
 	for _, pattern := range slices.Concat(opts.Include, opts.Exclude) {
 		if _, err := path.Match(pattern, ""); err != nil {
@@ -151,6 +151,13 @@ func Prepare(ctx context.Context, archive io.Reader, opts Options) (*Plan, error
 		return nil, fmt.Errorf("prepare the restore of files: %w", err)
 	}
 	return p, nil
+}
+
+func checkNames(asideDir, restoreID string) error {
+	if !filepath.IsAbs(asideDir) || restoreID == "" || strings.ContainsAny(restoreID, `/\`) || restoreID[0] == '.' {
+		return fmt.Errorf("%w: an absolute aside folder and a restore id are needed, not %q and %q", ErrInvalid, asideDir, restoreID)
+	}
+	return nil
 }
 
 func (p *Plan) prepare(ctx context.Context, archive io.Reader) error {
@@ -187,7 +194,7 @@ func (p *Plan) readArchive(ctx context.Context, archive io.Reader) (facts hostFa
 	var text []byte
 	err = walk(ctx, r, func(h *seal.Header) error {
 		body := io.Reader(r)
-		if h.Name == factsName && h.Type == seal.TypeFile && h.Size <= factsLimit {
+		if h.Name == hostfacts.Name && h.Type == seal.TypeFile && h.Size <= factsLimit {
 			if text, err = io.ReadAll(r); err != nil {
 				return err
 			}
@@ -204,9 +211,9 @@ func (p *Plan) readArchive(ctx context.Context, archive io.Reader) (facts hostFa
 		return facts, err
 	}
 	if text == nil {
-		p.Warnings = append(p.Warnings, "the backup holds no "+factsName+": files that it does not have can't be listed")
+		p.Warnings = append(p.Warnings, "the backup holds no "+hostfacts.Name+": files that it does not have can't be listed")
 	} else if err := json.Unmarshal(text, &facts); err != nil {
-		p.Warnings = append(p.Warnings, factsName+" can't be parsed: files that the backup does not have can't be listed")
+		p.Warnings = append(p.Warnings, hostfacts.Name+" can't be parsed: files that the backup does not have can't be listed")
 	}
 	facts.Folders = slices.DeleteFunc(facts.Folders, func(name string) bool { return !fs.ValidPath(name) || name == "." })
 	return facts, nil
@@ -291,7 +298,7 @@ func (p *Plan) included() (map[string]int, error) {
 	used := make([]bool, len(p.opts.Include))
 	for _, e := range p.entries {
 		name := e.header.Name
-		if name == factsName || name == path.Dir(factsName) {
+		if name == hostfacts.Name || name == path.Dir(hostfacts.Name) {
 			continue
 		}
 		match := len(p.opts.Include) == 0

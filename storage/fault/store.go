@@ -150,6 +150,23 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 	})
 }
 
+// ListAfter implements storage.Ranger. It counts as a List, and a frozen list is
+// frozen for it, too.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[storage.Info, error] {
+	return breakable(s, List, prefix, func() iter.Seq2[storage.Info, error] {
+		if frozen, ok := s.frozenList(prefix); ok {
+			return func(yield func(storage.Info, error) bool) {
+				for info, err := range frozen {
+					if info.Name > after && !yield(info, err) {
+						return
+					}
+				}
+			}
+		}
+		return storage.ListAfter(ctx, s.inner, prefix, after)
+	})
+}
+
 // Versions implements storage.Versioned. Around a store that is not versioned
 // it yields nothing.
 func (s *Store) Versions(ctx context.Context, name string) iter.Seq2[storage.Version, error] {

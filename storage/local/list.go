@@ -21,6 +21,12 @@ import (
 // a file is looked at when it is yielded. What was deleted meanwhile is left
 // out.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements storage.Ranger: folders are read for their names, but
+// what lies before after is neither opened nor looked at.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
 		start := "."
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
@@ -37,7 +43,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 			return
 		}
 		defer root.Close()
-		l := &lister{ctx: ctx, root: root, prefix: prefix, yield: yield}
+		l := &lister{ctx: ctx, root: root, prefix: prefix, after: after, yield: yield}
 		l.walk(start)
 	}
 }
@@ -46,6 +52,7 @@ type lister struct {
 	ctx    context.Context
 	root   *os.Root
 	prefix string
+	after  string
 	yield  func(storage.Info, error) bool
 }
 
@@ -74,10 +81,13 @@ func (l *lister) walk(dir string) bool {
 		case checkName(c.name) != nil: // no name of an object
 		case c.folder:
 			c.name += "/"
+			if c.name <= l.after && !strings.HasPrefix(l.after, c.name) {
+				continue // all in it comes before
+			}
 			if strings.HasPrefix(c.name, l.prefix) || strings.HasPrefix(l.prefix, c.name) {
 				children = append(children, c)
 			}
-		case strings.HasPrefix(c.name, l.prefix):
+		case c.name > l.after && strings.HasPrefix(c.name, l.prefix):
 			children = append(children, c)
 		}
 	}

@@ -137,11 +137,16 @@ func (s *Store) Open(ctx context.Context, name string, rng storage.Range) (io.Re
 
 // List implements storage.Store.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements storage.Ranger.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
 		s.mu.Lock()
 		var infos []storage.Info
 		for name := range s.objects {
-			if o, visible := s.current(name); visible && strings.HasPrefix(name, prefix) {
+			if o, visible := s.current(name); visible && strings.HasPrefix(name, prefix) && name > after {
 				infos = append(infos, o.info(name))
 			}
 		}

@@ -21,8 +21,17 @@ var errLostPage = errors.New("the server says that there is more, and not where"
 // List implements storage.Store. A page is asked for when the one before it
 // has been taken. Keys that are no valid object names are left out.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter implements storage.Ranger. A server that knows no start-after and
+// begins at the first name gives the right answer, later.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[storage.Info, error] {
 	return func(yield func(storage.Info, error) bool) {
-		var token *string
+		var token, start *string
+		if after != "" {
+			start = aws.String(s.prefix + after)
+		}
 		last := ""
 		for {
 			opCtx, op := s.begin(ctx)
@@ -30,6 +39,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 				Bucket:            &s.cfg.Bucket,
 				Prefix:            aws.String(s.prefix + prefix),
 				ContinuationToken: token,
+				StartAfter:        start,
 			}, op.options)
 			if err != nil {
 				yield(storage.Info{}, s.fail(ctx, "list", prefix, err))
@@ -45,6 +55,9 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[storage.Info,
 					return
 				}
 				last = name
+				if name <= after {
+					continue
+				}
 				if !yield(storage.Info{Name: name, Size: aws.ToInt64(object.Size), Modified: aws.ToTime(object.LastModified)}, nil) {
 					return
 				}

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,48 @@ func (s *suite) testListStops(t *testing.T, store storage.Store) {
 	}
 }
 
+func (s *suite) testListAfter(t *testing.T, store storage.Store) {
+	ranger, ok := store.(storage.Ranger)
+	if !ok {
+		t.Skip("this store lists from the first name only")
+	}
+	for _, name := range tricky {
+		put(t, store, name, []byte("x"))
+	}
+	for _, prefix := range []string{"", "a", "a/", "a/b", "c/", "z", "a/../a"} {
+		for _, after := range append(slices.Clone(tricky), "", "!", "A", "a", "a/", "a/b/", "a/b/cc", "a0~", "aa/", "z", "zz", "a//") {
+			want := []string{}
+			for _, name := range tricky {
+				if strings.HasPrefix(name, prefix) && name > after {
+					want = append(want, name)
+				}
+			}
+			got := []string{}
+			for info, err := range ranger.ListAfter(t.Context(), prefix, after) {
+				if err != nil {
+					t.Fatalf("prefix %q after %q: %v", prefix, after, err)
+				}
+				if info.Size != 1 || info.Modified.IsZero() {
+					t.Fatalf("%+v", info)
+				}
+				got = append(got, info.Name)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("prefix %q after %q: %q, want %q", prefix, after, got, want)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range ranger.ListAfter(ctx, "", "a") {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("under a cancelled context: %v", err)
+		}
+		return
+	}
+	t.Error("a list under a cancelled context ends without an error")
+}
+
 func (s *suite) testListLong(t *testing.T, store storage.Store) {
 	n := 1100 // two pages of S3
 	var want []string
@@ -95,6 +138,14 @@ func (s *suite) testListLong(t *testing.T, store storage.Store) {
 	wantNames(t, folder, list(t, store, folder), want)
 	hundred := strings.TrimSuffix(want[900], "00") // 900 to 999
 	wantNames(t, hundred, list(t, store, hundred), want[900:1000])
+	got := []string{}
+	for info, err := range storage.ListAfter(t.Context(), store, folder, want[49]) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, info.Name)
+	}
+	wantNames(t, "after "+want[49], got, want[50:])
 }
 
 // An object store can hold both "a" and "a/b", a file system can't. It must say

@@ -61,6 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) storage.Store, options ...Option)
 		{"a prefix is a plain string", s.testListPrefix},
 		{"a list can be left early", s.testListStops},
 		{"a long list is complete", s.testListLong},
+		{"a list begins behind any name", s.testListAfter},
 		{"an object and a folder of one name are both whole or refused", s.testObjectAndFolder},
 		{"invalid names are refused", s.testNames},
 		{"a deleted object is gone and may be deleted again", s.testDelete},

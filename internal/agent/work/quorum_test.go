@@ -15,9 +15,6 @@ import (
 // could serve both. Each agent takes the one beside it, as a degraded full.
 func TestWithoutQuorumAnAgentBacksUpItsOwnMember(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("a cluster that waits for its quorum")
-	}
 	w := newWorld(t)
 	etcd := cluster.StartBinary(t, "3.6", cluster.Options{Members: 4})
 	ids := map[int]manifest.EtcdID{}

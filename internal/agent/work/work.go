@@ -44,12 +44,14 @@ type Options struct {
 
 // Work is agent.Works. It is safe for concurrent use.
 type Work struct {
-	session session.Options
+	session    session.Options
+	checkEvery time.Duration // whether a recorder must begin anew
 
 	mu     sync.Mutex
 	config *config.Config
-	stores map[string]*seen // by URL
-	nodes  []string         // whose agents work, as the last Look saw
+	stores map[string]*seen  // by URL
+	nodes  []string          // whose agents work, as the last Look saw
+	epochs map[string]uint64 // of each etcd cluster: the least for its next full, as its recorder asked
 }
 
 var _ agent.Works = (*Work)(nil)
@@ -60,7 +62,7 @@ func New(o Options) *Work {
 		session: session.Options{
 			Now: o.Now, Rand: o.Rand, Version: o.Version, Events: o.Events, Wrap: o.Wrap, Ledger: &patience.Ledger{},
 		},
-		config: o.Config, stores: map[string]*seen{},
+		config: o.Config, stores: map[string]*seen{}, epochs: map[string]uint64{}, checkEvery: checkEvery,
 	}
 }
 
@@ -138,7 +140,11 @@ func (w *Work) Full(ctx context.Context, cluster string) (*agent.Outcome, error)
 		return nil, err
 	}
 	defer w.remember(s)
+	runner.Epoch = w.wantedEpoch(cluster)
 	result, err := runner.Etcd(ctx, session.EtcdConfig(e), session.Limits(s.Config))
+	if err == nil {
+		s.WarnOfKeys(ctx, result.Manifest)
+	}
 	return outcome(result), because(ctx, status.EtcdDown, err)
 }
 
@@ -152,6 +158,7 @@ func (w *Work) Files(ctx context.Context) (*agent.Outcome, error) {
 	c := s.Config
 	result, err := runner.Files(ctx, host.Options{
 		Root: c.Host.Root, ExtraPaths: c.Host.ExtraPaths, Node: c.Node, Now: w.session.Now, Events: w.session.Events,
+		Images: session.HostImages(c.Host.Root),
 	}, s.EncryptionUses(ctx, nil))
 	return outcome(result), because(ctx, status.Other, err)
 }

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +20,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
-	"lifeboat/internal/etcdtest"
+	"lifeboat/internal/freeport"
 )
 
 // Versions are the etcd versions that Start knows.
@@ -96,7 +95,7 @@ func StartBinary(t testing.TB, version string, opts Options) *Cluster {
 	var initial []string
 	for i := range opts.Members {
 		m := &Member{Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(), t: t, bin: bin}
-		m.Endpoint, m.PeerURL = scheme+"://"+freeAddress(t), scheme+"://"+freeAddress(t)
+		m.Endpoint, m.PeerURL = scheme+"://"+freeport.Address(t), scheme+"://"+freeport.Address(t)
 		if i == 0 {
 			if opts.DataDir != "" {
 				m.Dir = opts.DataDir
@@ -175,6 +174,30 @@ func (c *Cluster) Client(members ...int) *clientv3.Client {
 // TLS is a client's configuration; nil in plain text.
 func (c *Cluster) TLS() *tls.Config { return c.tls }
 
+// Settle waits until the members have written their storage version, which etcd
+// does seconds after its first start from 3.6 on: a recorder asks for a full backup
+// at each change of it.
+func (c *Cluster) Settle() {
+	c.t.Helper()
+	for i := range c.Members {
+		Settle(c.t, c.Client(i))
+	}
+}
+
+// Settle is Cluster.Settle for the one member that a client is connected to.
+func Settle(t testing.TB, client *clientv3.Client) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		s, err := client.Status(t.Context(), client.Endpoints()[0])
+		if err == nil && (strings.HasPrefix(s.Version, "3.5.") || strings.HasPrefix(s.Version, strings.TrimSuffix(s.StorageVersion, ".0")+".")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("wait for the storage version of %s: %+v, %v", client.Endpoints()[0], s, err)
+		}
+	}
+}
+
 // WaitHealthy waits until member i answers a linearizable read.
 func (c *Cluster) WaitHealthy(i int) {
 	c.t.Helper()
@@ -210,8 +233,35 @@ func (c *Cluster) Restart(i int) {
 	c.WaitHealthy(i)
 }
 
-// Pause stops member i's process without ending it; Resume lets it go on.
-func (c *Cluster) Pause(i int) { c.Members[i].signal(syscall.SIGSTOP) }
+// Launch starts member i again, after Kill or Stop, and does not wait.
+func (c *Cluster) Launch(i int) { c.Members[i].start() }
+
+// Pause stops member i's process without ending it; Resume lets it go on. When it
+// returns no thread of it runs any more: on a busy machine that takes a while.
+func (c *Cluster) Pause(i int) {
+	m := c.Members[i]
+	m.signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(30 * time.Second); !m.stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("member %s was not stopped within 30 s", m.Name)
+		}
+	}
+}
+
+// stopped says whether all threads of the process are stopped (proc(5)).
+func (m *Member) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", m.PID()))
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		if at := strings.LastIndexByte(string(text), ')'); at < 0 || at+2 >= len(text) || text[at+2] != 'T' {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
 
 // Resume lets a paused member go on.
 func (c *Cluster) Resume(i int) { c.Members[i].signal(syscall.SIGCONT) }
@@ -291,15 +341,6 @@ func (m *Member) signal(s syscall.Signal) {
 	if err := m.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		m.t.Errorf("send %v to etcd member %s: %v", s, m.Name, err)
 	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	port, err := etcdtest.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return "127.0.0.1:" + strconv.Itoa(port)
 }
 
 // clientTLS is the configuration of a client with the given files.

@@ -29,6 +29,7 @@ func States() []State {
 		{"store-down", StoreDown()},
 		{"chain-broken", Broken()},
 		{"late", Late()},
+		{"recording", Recording()},
 		{"many-chains", Many(400, 2)},
 		{"long-names", Long()},
 		{"hostile", Hostile()},
@@ -46,6 +47,29 @@ const (
 )
 
 func ago(d time.Duration) time.Time { return Now.Add(-d) }
+
+// Recording is Well with recorders: one that records, to a store that takes it
+// and to one that waits for a full, one that stands by, and one that fails.
+func Recording() *status.Status {
+	s := Well()
+	s.Recorders = []status.Recorder{
+		{
+			Chain: "etcd/events", Interval: 2 * time.Second, Running: true, Active: true, Why: "recording", Revision: 288_113_900, Recorded: ago(time.Second),
+			SpoolBytes: 300 << 20, SpoolLimit: 1 << 30, Wanted: "there is no full backup", Stores: []status.RecorderStore{
+				{Store: near, Epoch: 1, Revision: 288_113_899, RecoveryPoint: ago(2 * time.Second), Behind: 4096, Segments: 41_000, RollUps: 20},
+				{Store: far, Behind: 300 << 20, Waiting: "waiting for a full backup: the chain has none"},
+			},
+		},
+		{
+			Chain: "etcd/main", Interval: 2 * time.Second, Running: true, Why: "standing by: cp1 records", Stores: []status.RecorderStore{
+				{Store: near, Epoch: 3, Revision: 1_288_114_001, RecoveryPoint: ago(3 * time.Second)},
+				{Store: far, Epoch: 3, Revision: 1_288_100_000, RecoveryPoint: ago(20 * time.Minute), Error: "connection refused"},
+			},
+		},
+		{Chain: "etcd/third", Interval: 2 * time.Second, Error: "open the spool: no space left on device"},
+	}
+	return s
+}
 
 // Well is a control-plane node with two etcd clusters, two stores and some
 // weeks of backups.
@@ -306,6 +330,7 @@ func Hostile() *status.Status {
 			s.Chains[i].InStores[j].Failures = slices.Repeat([]string{Attack}, 9)
 		}
 	}
+	s.Recorders = []status.Recorder{{Chain: Attack, Why: Attack, Error: Attack, Stores: []status.RecorderStore{{Store: Attack, Error: Attack, Waiting: Attack}}}}
 	for i := range s.Jobs {
 		s.Jobs[i].Kind, s.Jobs[i].Target, s.Jobs[i].Schedule, s.Jobs[i].Why = status.Kind(Attack), Attack, Attack, Attack
 	}
