@@ -253,9 +253,9 @@ func TestAnAbortThatFailsIsSaid(t *testing.T) {
 }
 
 func TestASlowSourceIsNoStall(t *testing.T) {
-	s, _, _ := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = 400 * time.Millisecond })
+	s, _, _ := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = 2 * time.Second })
 	slow := funcReader(func([]byte) (int, error) { // holds back its end
-		time.Sleep(900 * time.Millisecond)
+		time.Sleep(2500 * time.Millisecond)
 		return 0, io.EOF
 	})
 	sizes := []int{100, minPart, minPart + 100}
@@ -283,14 +283,14 @@ func TestASlowSourceIsNoStall(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second)
+	time.Sleep(2500 * time.Millisecond)
 	if rest, err := io.ReadAll(r); err != nil || len(rest) != len(content)-10 {
 		t.Errorf("%d bytes, %v", len(rest), err)
 	}
 }
 
 func TestAStalledServerIsReportedWithinTheLimit(t *testing.T) {
-	const limit = time.Second
+	const limit = 3 * time.Second // a live server is given half of it
 	server := s3test.Start(t, s3test.Options{})
 	s := newStore(t, server, func(c *Config) { c.StallTimeout = limit })
 	content := randomBytes(4 * minPart)
@@ -327,36 +327,29 @@ func TestAStalledServerIsReportedWithinTheLimit(t *testing.T) {
 	checks.Wait()
 	server.Resume()
 
-	// In the middle of a large upload. The server comes back in time for the
-	// abort.
-	stall := sync.OnceFunc(func() {
+	// In the middle of a large upload: the parts that follow can't arrive.
+	stalling := io.MultiReader(bytes.NewReader(content[:2*minPart]), funcReader(func([]byte) (int, error) {
 		server.Stall()
-		time.AfterFunc(limit+limit/2, server.Resume)
-	})
-	stalling := io.MultiReader(bytes.NewReader(content), funcReader(func([]byte) (int, error) {
-		stall()
-		time.Sleep(50 * time.Millisecond) // until Put has noticed
-		return 0, nil
-	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := s.Put(ctx, "stalled", stalling, storage.PutOptions{}); !errors.Is(err, storage.ErrStalled) {
-		t.Errorf("put of a large object: %v, want a stall", err)
+		return 0, io.EOF
+	}), bytes.NewReader(content[2*minPart:]))
+	err = s.Put(t.Context(), "stalled", stalling, storage.PutOptions{})
+	server.Resume()
+	if !errors.Is(err, storage.ErrStalled) || !strings.Contains(err.Error(), "open multipart upload") {
+		t.Errorf("put of a large object: %v, want a stall, and what is left where no abort could arrive", err)
 	}
 	mustBeAbsent(t, s, "stalled")
-	mustHaveNoUploads(t, server)
 }
 
 func TestAServerMayTakeItsTimeToAssembleAnObject(t *testing.T) {
-	s, _, proxy := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = time.Second })
-	proxy.Inject(s3test.Fault{Delay: 2500 * time.Millisecond, Match: isComplete})
+	s, _, proxy := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = 2 * time.Second })
+	proxy.Inject(s3test.Fault{Delay: 4 * time.Second, Match: isComplete})
 	content := randomBytes(minPart + 1)
 	mustPut(t, s, "x", content)
 	mustHold(t, s, "x", content)
 }
 
 func TestAStalledPartIsReported(t *testing.T) {
-	const limit = time.Second
+	const limit = 3 * time.Second
 	s, server, proxy := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = limit })
 	proxy.Inject(s3test.Fault{Stall: true, Skip: 1, Match: isPart})
 	start := time.Now()
@@ -375,7 +368,8 @@ func TestAStalledPartIsReported(t *testing.T) {
 }
 
 func TestABrokenDownloadIsTakenUpAgain(t *testing.T) {
-	s, _, proxy := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = time.Second })
+	// Longer than a busy machine takes for a megabyte with the race detector.
+	s, _, proxy := behindProxy(t, s3test.Options{}, func(c *Config) { c.StallTimeout = 5 * time.Second })
 	content := randomBytes(3 << 20)
 	mustPut(t, s, "d", content)
 	for name, f := range map[string]s3test.Fault{
