@@ -145,7 +145,7 @@ func TestAHangingStoreIsLeftBehind(t *testing.T) {
 					t.Cleanup(func() { close(bad.deaf) })
 				}
 				r := w.runner(t, bad, good) // the hanging one first
-				r.StoreStall = 300 * time.Millisecond
+				r.StoreStall = time.Second
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
 				result, err := r.Etcd(ctx, config, limits)
@@ -280,7 +280,7 @@ func TestABackupOfFilesThatFailsLeavesNothing(t *testing.T) {
 		w, good := newWorld(t), memory.New()
 		bad := &hanging{Store: memory.New(), hang: func(fault.Op, string) bool { return true }}
 		r := w.runner(t, bad, good)
-		r.StoreStall = 300 * time.Millisecond
+		r.StoreStall = time.Second
 		result, err := r.Files(t.Context(), options, nil)
 		if err != nil || !errors.Is(result.Commits[0].Err, storage.ErrStalled) || result.Commits[1].Err != nil {
 			t.Errorf("%+v, %v", result, err)

@@ -398,14 +398,14 @@ func TestASlowDestinationIsNotAStalledMember(t *testing.T) {
 	live := cluster.StartBinary(t, "3.6", cluster.Options{})
 	fill(t, live, 200)
 	impatient := limits
-	impatient.NoProgress = 500 * time.Millisecond
+	impatient.NoProgress = 1500 * time.Millisecond
 	c := openCluster(t, live, impatient)
 	s := survey(t, c)
 	slow := true
 	_, err := c.Capture(t.Context(), s, s.Sources()[0], writerFunc(func(p []byte) (int, error) {
 		if slow {
 			slow = false
-			time.Sleep(2 * time.Second)
+			time.Sleep(4 * time.Second)
 		}
 		return len(p), nil
 	}), "")

@@ -111,7 +111,7 @@ func TestAMemberThatFallsSilentIsGivenUp(t *testing.T) {
 	f := followers(t, c)
 	stop := writer(t, c.Client(leader(t, c)))
 	options := quick(1)
-	options.Call, options.Stall = 200*time.Millisecond, 500*time.Millisecond
+	options.Call, options.Stall = time.Second, 3*time.Second
 	r := run(t, at(t, c, f[0]), options)
 	r.waitRevision(100)
 	other := at(t, c, f[1])

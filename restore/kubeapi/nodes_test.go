@@ -78,7 +78,7 @@ func TestWaitLease(t *testing.T) {
 	if err != nil || !strings.Contains(l.How, "while it was watched") {
 		t.Errorf("%+v, %v", l, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, err := client.WaitLease(ctx, "cp9", since, nil); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "is its kubelet running") {
 		t.Error(err)

@@ -85,7 +85,7 @@ func TestAPodThatDoesNotGoIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
 	err = m.StopPods(ctx, pods[:1], time.Second)
 	if !errors.Is(err, node.ErrAlive) || !strings.Contains(err.Error(), "kube-system/etcd-cp1 (no container runs)") || strings.Contains(err.Error(), "apiserver") {

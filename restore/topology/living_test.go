@@ -196,7 +196,7 @@ func TestAPartitionFromThisHostHidesAMember(t *testing.T) {
 		}
 		reachable[u.Host] = u.Host
 	}
-	limits := func(in *topology.Inputs) { in.Limits.Call = 500 * time.Millisecond }
+	limits := func(in *topology.Inputs) { in.Limits.Call = 2 * time.Second }
 	h := look(t, c, etcd, limits, func(in *topology.Inputs) { in.Dial = through(reachable) })
 	if h.Verdict.Outcome != topology.QuorumLives || h.Living.Answering != 2 || h.Living.Agreeing != 2 {
 		t.Errorf("one is cut off: %+v, %+v", h.Verdict, h.Living)

@@ -416,12 +416,13 @@ func TestAReadEndsWithItsContext(t *testing.T) {
 	mustPut(t, s, "d", randomBytes(1<<20))
 	proxy.Inject(s3test.Fault{StallAnswer: true, AnswerBytes: 1000, Match: isMethod(http.MethodGet)})
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(100*time.Millisecond, cancel)
+	defer cancel()
 	r, _, err := s.Open(ctx, "d", storage.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
+	time.AfterFunc(100*time.Millisecond, cancel)
 	if _, err := io.ReadAll(r); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
