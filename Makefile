@@ -47,11 +47,11 @@ simulate: ## the agent through 1,000 simulated months and 20 years, each by its 
 	go test -count=1 -timeout 20m ./internal/agent -run Simulation -seeds 1000 -days 30 -years 20
 
 test-replay: $(TEST_TOOLS) ## what is recorded of real etcds in trouble comes back exactly; LIFEBOAT_SEED repeats a run
-	LIFEBOAT_POINTS=50 LIFEBOAT_ROUNDS=2 LIFEBOAT_KILLS=51 go test -count=1 -timeout 30m $(if $(RUN),-run '$(RUN)') ./internal/replay
+	LIFEBOAT_POINTS=50 LIFEBOAT_ROUNDS=2 LIFEBOAT_KILLS=51 go test -v -count=1 -timeout 30m $(if $(RUN),-run '$(RUN)') ./internal/replay
 
 soak: $(TEST_TOOLS) ## for an evening: ten times the simulation, 200 points a version, 300 kills, fuzzing for a minute a target
 	go test -count=1 -timeout 120m ./internal/agent -run Simulation -seeds 10000 -days 30 -years 200
-	LIFEBOAT_POINTS=200 LIFEBOAT_ROUNDS=8 LIFEBOAT_KILLS=300 go test -count=1 -timeout 120m ./internal/replay
+	LIFEBOAT_POINTS=200 LIFEBOAT_ROUNDS=8 LIFEBOAT_KILLS=300 go test -v -count=1 -timeout 120m ./internal/replay
 	$(MAKE) fuzz-short FUZZTIME=1m
 
 test-alerts: $(TEST_TOOLS) ## backups stop, and the alarm arrives through a real Prometheus and Alertmanager

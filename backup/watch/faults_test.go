@@ -219,6 +219,9 @@ func TestProgressNotificationsAgreeWithTheEvents(t *testing.T) {
 				time.Sleep(150 * time.Millisecond)
 			}
 			r.waitRevision(head)
+			sent := func() int { return counted(t, c.Members[0], "grpc_server_msg_sent_total", "Watch") }
+			before := sent()
+			r.waitFor("notifications while nothing changes", func() bool { return sent() > before+3 })
 			if err := r.end(); !errors.Is(err, errStopped) {
 				t.Errorf("Run returned %v", err)
 			}
@@ -289,6 +292,9 @@ func TestALeaderIsCaughtUpWithThroughAFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, s, quick(1)).whole(s, result.Revision)
+	if n := calls(t, c.Members[lead], "Watch"); n != 1 {
+		t.Errorf("the leader was asked for %d watches, want the one that goes on", n)
+	}
 	for i := range c.Members {
 		if i != lead {
 			c.Kill(i)

@@ -32,6 +32,12 @@ import (
 // calls is how often a member was called by a gRPC method, as it counts itself.
 func calls(t *testing.T, m *cluster.Member, method string) int {
 	t.Helper()
+	return counted(t, m, "grpc_server_started_total", method)
+}
+
+// counted is a counter of the member's, of one method.
+func counted(t *testing.T, m *cluster.Member, counter, method string) int {
+	t.Helper()
 	response, err := http.Get(m.Endpoint + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +47,7 @@ func calls(t *testing.T, m *cluster.Member, method string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`(?m)^grpc_server_started_total\{grpc_method="` + method + `",.*\} (\S+)$`).FindSubmatch(page)
+	found := regexp.MustCompile(`(?m)^` + counter + `\{grpc_method="` + method + `",.*\} (\S+)$`).FindSubmatch(page)
 	if found == nil {
 		t.Fatalf("%s does not count calls of %s", m.Endpoint, method)
 	}

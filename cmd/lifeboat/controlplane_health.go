@@ -118,6 +118,7 @@ func (r *rebuild) takeBackups(ctx context.Context, etcd *hostfacts.Discovery) er
 	if ctx.Err() == nil {
 		files, err := runner.Files(ctx, host.Options{
 			Root: r.flags.root, ExtraPaths: c.Host.ExtraPaths, Node: r.plan.Node(), Now: r.now, Events: runner.Events,
+			Images: session.HostImages(r.flags.root),
 		}, s.EncryptionUses(ctx, taken))
 		errs = append(errs, err)
 		if files != nil && files.Manifest != nil {

@@ -32,7 +32,7 @@ type planeReportJSON struct {
 // rtoJSON is how long it took, in seconds, without what a person took to answer.
 type rtoJSON struct {
 	Seconds   float64     `json:"seconds"`   // from the command's start to its end
-	Etcd      float64     `json:"etcd"`      // to an etcd that serves; 0: an earlier run has seen it
+	Etcd      float64     `json:"etcd"`      // to an etcd that serves; 0: an earlier run has seen it, or it was not touched
 	Ready     float64     `json:"ready"`     // to /readyz; 0 likewise
 	Heartbeat float64     `json:"heartbeat"` // to kubelet's first word after the restore; 0 likewise
 	Answer    float64     `json:"answer"`    // what a person took, counted nowhere else
@@ -75,7 +75,7 @@ func (r *rebuild) result() planeReportJSON {
 		RTO: r.clock.rto(), RPO: r.rpo(), Tidied: orEmpty(p.Tidied), Aside: orEmpty(plane.Kept(record)), Backups: []backupJSON{}, Warnings: orEmpty(p.Warnings),
 	}
 	if p.Outside() {
-		out.Revision = 0 // nothing was restored that has one
+		out.Revision, out.RTO.Etcd = 0, 0 // nothing was restored that has a revision, or served again
 	}
 	for _, b := range r.backups.results {
 		out.Backups = append(out.Backups, describe(b.Manifest))
@@ -205,7 +205,10 @@ func (r *rebuild) printReport(out planeReportJSON) {
 	}
 	fmt.Fprintf(w, "\nRTO: %.1f s", out.RTO.Seconds)
 	if out.RTO.Ready > 0 {
-		fmt.Fprintf(w, "; %.1f s from the command to /readyz (etcd served after %.1f s)", out.RTO.Ready, out.RTO.Etcd)
+		fmt.Fprintf(w, "; %.1f s from the command to /readyz", out.RTO.Ready)
+	}
+	if out.RTO.Ready > 0 && out.RTO.Etcd > 0 {
+		fmt.Fprintf(w, " (etcd served after %.1f s)", out.RTO.Etcd)
 	}
 	if out.RTO.Answer >= 1 {
 		fmt.Fprintf(w, " (without the %.0f s until the answer)", out.RTO.Answer)

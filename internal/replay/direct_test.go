@@ -200,6 +200,9 @@ func TestAWatchAloneReplaysToEveryRevision(t *testing.T) {
 		synthetic += v.synthetic
 	}
 	t.Logf("%d proved by a recorded hash, %d compared with live hashes, %d leases made up", proved, live, synthetic)
+	if live == 0 || len(recorded.hashes) == 0 {
+		t.Errorf("of %d revisions %d were compared with what etcd itself said, and it recorded %d hashes", len(revs), live, len(recorded.hashes))
+	}
 }
 
 // bare is a copy of a snapshot file without its hash trailer.

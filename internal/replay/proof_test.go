@@ -265,6 +265,9 @@ func TestEveryRecordedRevisionComesBackExactly(t *testing.T) {
 				revs = revs[n:]
 			}
 			t.Logf("%d revisions, %d recoverable spans; judged: %+v", head, len(line.Spans), sum)
+			if sum.points >= 50 && sum.proved == 0 {
+				t.Error("no recorded hash proved anything")
+			}
 			if sum.live < points {
 				t.Errorf("only %d of %d points could be compared with a live member's hash", sum.live, points)
 			}

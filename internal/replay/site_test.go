@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -159,6 +160,9 @@ type process struct {
 	done chan struct{}
 }
 
+// crashes is how the log of a program tells that Go ended it.
+var crashes = regexp.MustCompile(`(?m)^(panic|fatal error|unexpected fault address): ?.*$`)
+
 // start runs the program. It ends with the test; its output is told when the
 // test has failed.
 func (s *site) start(args ...string) *process {
@@ -167,7 +171,14 @@ func (s *site) start(args ...string) *process {
 	p.run()
 	s.t.Cleanup(func() {
 		p.kill()
-		if text, err := os.ReadFile(p.log); err == nil && s.t.Failed() {
+		text, err := os.ReadFile(p.log)
+		if err != nil {
+			s.t.Error(err)
+		}
+		if crash := crashes.Find(text); crash != nil { // one that is started again may lose nothing by it
+			s.t.Errorf("lifeboat %s crashed: %s", strings.Join(args, " "), crash)
+		}
+		if s.t.Failed() {
 			s.t.Logf("lifeboat %s:\n%s", strings.Join(args, " "), text[max(0, len(text)-20_000):])
 		}
 	})

@@ -136,6 +136,51 @@ func TestLeasesAreThoseThatWereGrantedUpToTheRevision(t *testing.T) {
 	}
 }
 
+// etcd notes what remains of a lease where it is told to; a lease that is granted
+// anew has all of its time.
+func TestWhatEtcdNotedToRemainOfALeaseStays(t *testing.T) {
+	const noted, anew = 0x70726f6265, 9
+	b := small(t)
+	put := func(tx *bbolt.Tx, l *leasepb.Lease) error {
+		text, err := proto.Marshal(l)
+		if err != nil {
+			return err
+		}
+		return tx.Bucket([]byte("lease")).Put(binary.BigEndian.AppendUint64(nil, uint64(l.ID)), text)
+	}
+	db, err := bbolt.Open(b.path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(put(tx, &leasepb.Lease{ID: noted, TTL: 3600, RemainingTTL: 120}), put(tx, &leasepb.Lease{ID: anew, TTL: 3600, RemainingTTL: 120}))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	h := history{
+		changes: []change{putLease(t, b.rev+1, noted), putLease(t, b.rev+2, anew)},
+		leases:  []segment.Lease{{ID: anew, TTL: 50, Revision: b.rev + 2}},
+	}
+	all := [][]byte{h.segment(t, b.rev+1, b.rev+2)}
+	if _, err := materialize.Append(t.Context(), b.path, materialize.Options{To: b.rev + 2, Base: b.hash, Segments: 1, Open: opening(all)}); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = bbolt.Open(b.path, 0o600, &bbolt.Options{ReadOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	_ = db.View(func(tx *bbolt.Tx) error {
+		for id, want := range map[int64]*leasepb.Lease{noted: {ID: noted, TTL: 3600, RemainingTTL: 120}, anew: {ID: anew, TTL: 50}} {
+			var got leasepb.Lease
+			if err := proto.Unmarshal(tx.Bucket([]byte("lease")).Get(binary.BigEndian.AppendUint64(nil, uint64(id))), &got); err != nil || !proto.Equal(&got, want) {
+				t.Errorf("lease %x: %v, %v, want %v", id, &got, err, want)
+			}
+		}
+		return nil
+	})
+}
+
 func TestLargeValuesAndLargeRevisionsAreAppended(t *testing.T) {
 	b := small(t)
 	var h history

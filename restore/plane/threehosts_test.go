@@ -272,7 +272,7 @@ func (w *threeHosts) loseAll() {
 func TestThreeHostsOfEtcdComeBackFromOneOrder(t *testing.T) {
 	w := newThreeHosts(t, "3.6")
 	c := w.cluster
-	if _, err := w.prepare(w.hosts[0], nil, ""); err == nil || !strings.Contains(err.Error(), "agree on a leader") && !strings.Contains(err.Error(), "name") {
+	if _, err := w.prepare(w.hosts[0], nil, ""); !errors.Is(err, restore.ErrRefused) || !strings.Contains(err.Error(), "3 of 3 voting members answer and name") {
 		t.Fatalf("beside the living cluster: %v", err)
 	}
 	w.loseAll()

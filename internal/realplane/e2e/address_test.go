@@ -17,6 +17,15 @@ func (r *rescue) moved(from *realplane.Machine) *realplane.Machine {
 	if report.Node != to.Name {
 		r.t.Errorf("the restored node is called %s", report.Node)
 	}
+	tidied := strings.Join(report.Tidied, "\n")
+	for _, want := range []string{
+		"/registry/masterleases/" + from.Address + ": deleted", "node " + from.Name + ": deleted",
+		"configmap kube-system/kubeadm-config: ",
+	} {
+		if !strings.Contains(tidied, want) {
+			r.t.Errorf("the report does not tell %q:\n%s", want, tidied)
+		}
+	}
 	r.apis[to.Name] = to.API()
 	// Kubernetes collects the pods of a node that is gone by itself, in minutes.
 	to.Run("kubectl", "-n", realplane.WorkloadNamespace, "delete", "pods", "-l", "app=web", "--force", "--grace-period=0")
@@ -48,6 +57,9 @@ func (r *rescue) namesNobody(m, gone *realplane.Machine) {
 	config := m.Run("kubectl", "-n", "kube-system", "get", "configmap", "kubeadm-config", "-o", "yaml")
 	if regexp.MustCompile(words).MatchString(config) {
 		r.t.Errorf("kubeadm-config names %s:\n%s", gone.Name, config)
+	}
+	if !strings.Contains(config, m.Address) { // the plane began with its address in it
+		r.t.Errorf("kubeadm-config does not name %s:\n%s", m.Address, config)
 	}
 }
 

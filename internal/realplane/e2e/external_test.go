@@ -62,7 +62,7 @@ func TestAMasterAndItsExternalEtcdComeBack(t *testing.T) {
 	}
 	p.Stage("restore the master", func() {
 		report := e.restore(e.master)
-		if report.RTO.Ready <= 0 || report.Revision != 0 || !strings.Contains(report.RPO.Text, "was not touched") {
+		if report.RTO.Ready <= 0 || report.RTO.Etcd != 0 || report.Revision != 0 || !strings.Contains(report.RPO.Text, "was not touched") {
 			t.Errorf("%+v", report)
 		}
 	})

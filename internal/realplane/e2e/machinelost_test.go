@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ func (r *rescue) machineLost(m *realplane.Machine) {
 	if got := strings.Join(chains, " "); got != "etcd/main hosts/"+m.Name {
 		r.t.Errorf("new backups of %q", got)
 	}
+	r.namesImages(m, report)
 	r.check([]*realplane.Machine{m})
 }
 
@@ -82,4 +84,33 @@ func (r *rescue) aborted(m *realplane.Machine) (olderFiles string) {
 		r.t.Errorf("resourceVersions went back for a watcher: %q", seen.Backward)
 	}
 	return olderFiles
+}
+
+// namesImages looks at what the backup that a restore took says of the machine's
+// images: one that lost them, too, has nothing else to go by.
+func (r *rescue) namesImages(m *realplane.Machine, report *planReport) {
+	r.t.Helper()
+	for _, b := range report.Backups {
+		if !strings.HasPrefix(b.Chain, "hosts/") {
+			continue
+		}
+		var facts struct {
+			Images []struct{ Image, Digest, Why string }
+		}
+		if err := json.Unmarshal([]byte(m.Run("lifeboat", "cat", b.ID, "lifeboat/facts.json", "--identity", identity)), &facts); err != nil {
+			r.t.Fatal(err)
+		}
+		sandboxes := 0
+		for _, i := range facts.Images {
+			if i.Why == "sandbox" {
+				sandboxes++
+			}
+			if i.Digest == "" {
+				r.t.Errorf("%s is named without its digest", i.Image)
+			}
+		}
+		if sandboxes != 1 || len(facts.Images) < 5 {
+			r.t.Errorf("the backup after the restore names %+v", facts.Images)
+		}
+	}
 }

@@ -57,7 +57,7 @@ func newRescue(t *testing.T, nodes int) *rescue {
 	r := &rescue{t: t, p: p, apis: map[string]*realplane.API{}, lists: 1}
 	first := p.Machines[0]
 	p.Stage(fmt.Sprintf("a control plane of %d node(s) comes up", nodes), func() {
-		first.InitControlPlane(realplane.ControlPlane{Endpoint: p.Balance(), Encryption: "secretbox"})
+		first.InitControlPlane(realplane.ControlPlane{Endpoint: p.Balance(), SANs: []string{first.Address}, Encryption: "secretbox"})
 		for _, m := range p.Machines[1:] {
 			m.JoinControlPlane()
 		}
@@ -122,7 +122,7 @@ type planReport struct {
 	}
 	RPO           struct{ Text string }
 	Tidied, Aside []string
-	Backups       []struct{ Chain string }
+	Backups       []struct{ ID, Chain string }
 	Left          []string
 	Warnings      []string
 }
